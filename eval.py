@@ -7,9 +7,10 @@
 from contextlib import closing
 
 from vitaos import cli
-from vitaos.assembly import evaluation, identity, imagenet
+from vitaos.assembly import evaluation, imagenet
+from vitaos.assembly import fingerprint as identity
 from vitaos.config import EvalConfig
-from vitaos.engine import distributed
+from vitaos.runtime import world as distributed
 
 
 def main(config: EvalConfig) -> None:

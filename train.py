@@ -7,15 +7,16 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vitaos import cli
-from vitaos.assembly import builders, identity, session
+from vitaos.assembly import builders, session
+from vitaos.assembly import fingerprint as identity
+from vitaos.checkpoint.store import load_checkpoint
 from vitaos.config import TrainConfig
-from vitaos.engine import distributed
-from vitaos.engine.checkpoint import load_checkpoint
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision, compute_deterministically
-from vitaos.engine.preemption import Preemption
 from vitaos.engine.trainer import Trainer
 from vitaos.outputs.run_dir import RunDir
+from vitaos.runtime import world as distributed
+from vitaos.runtime.preemption import Preemption
 
 
 def main(config: TrainConfig) -> int:

@@ -8,8 +8,9 @@ numbers.csv, summary.json.
 """
 
 from vitaos import cli
-from vitaos.assembly import identity, inspection
-from vitaos.engine import distributed
+from vitaos.assembly import analysis as inspection
+from vitaos.assembly import fingerprint as identity
+from vitaos.runtime import world as distributed
 
 
 def main(config: inspection.AnalyzeConfig) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vitaos import cli, techniques
-from vitaos.analysis.report import write_report
-from vitaos.analysis.study import read_runs, study_of
 from vitaos.models import BACKBONES
+from vitaos.study.report import write_report
+from vitaos.study.runs import read_runs, study_of
 
 
 @dataclass

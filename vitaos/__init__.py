@@ -8,7 +8,7 @@ report = vitaos.load_weights(model, "checkpoint.pth")
 from vitaos import timm_registry as timm_registry
 from vitaos.models import create_model
 from vitaos.techniques import attach
-from vitaos.weights import load_weights
+from vitaos.weights.load import load_weights
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vitaos import config, sweep_jobs
+from vitaos import config
+from vitaos.runtime import submitit as sweep_jobs
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2

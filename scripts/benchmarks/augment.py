@@ -20,7 +20,7 @@ from timm.data.auto_augment import RandAugment
 
 from scripts.benchmarks.hardware import synchronise
 from vitaos.batch import Batch
-from vitaos.data.augment import DeviceAugment
+from vitaos.data.augment.pipeline import DeviceAugment
 
 NUM_CLASSES: Final = 1000
 PHOTOGRAPH_SIDE: Final = 500  # longer side, as of the median ImageNet photograph
@@ -55,7 +55,7 @@ def measure_augment(
     threads: int | None = None,
     **settings: Any,
 ) -> AugmentRate:
-    """Rate of :class:`~vitaos.data.augment.DeviceAugment` (flip, RandAugment, normalise, erase, mix) on uint8 batches.
+    """Rate of :class:`~vitaos.data.augment.pipeline.DeviceAugment` (flip, RandAugment, normalize, erase, mix) on uint8.
 
     Args:
         batch_size: images a call.

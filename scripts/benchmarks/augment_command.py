@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.benchmarks.loader_command import write_record
 from vitaos import cli
-from vitaos.engine import distributed
+from vitaos.runtime import world as distributed
 
 
 @dataclass

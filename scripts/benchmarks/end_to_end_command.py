@@ -17,14 +17,15 @@ from torch import nn
 
 from scripts.benchmarks.hardware import describe
 from vitaos import cli
-from vitaos.assembly import builders, identity
+from vitaos.assembly import builders
+from vitaos.assembly import fingerprint as identity
 from vitaos.batch import Batch
-from vitaos.engine import distributed
-from vitaos.engine.distributed import World
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision
-from vitaos.engine.seams import TrainLoader
+from vitaos.engine.protocols import TrainLoader
 from vitaos.engine.trainer import Trainer
+from vitaos.runtime import world as distributed
+from vitaos.runtime.world import World
 
 ROUNDS: Final = 3
 WARMUP: Final = 3  # steps before the clock starts

@@ -17,15 +17,15 @@ from typing import Any, Final
 import torch
 
 from vitaos.batch import Batch
-from vitaos.data.augment import DeviceAugment
+from vitaos.data.augment.pipeline import DeviceAugment
 from vitaos.data.crops import CropSettings
-from vitaos.data.ffcv import native, open_beton
-from vitaos.data.ffcv_loader import FfcvTrainLoader
-from vitaos.data.ffcv_writer import WriteOptions, write_beton
-from vitaos.data.folder import scan_folder
-from vitaos.data.folder_loader import FolderTrainLoader
+from vitaos.data.ffcv.loader import FfcvTrainLoader
+from vitaos.data.ffcv.reader import native, open_beton
+from vitaos.data.ffcv.writer import WriteOptions, write_beton
+from vitaos.data.folder.files import scan_folder
+from vitaos.data.folder.loader import FolderTrainLoader
+from vitaos.data.folder.timm_transform import TimmSettings
 from vitaos.data.order import TrainOrder
-from vitaos.data.timm_transform import TimmSettings
 
 RANDAUGMENT: Final = "rand-m9-mstd0.5-inc1"
 CROP: Final = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 0)

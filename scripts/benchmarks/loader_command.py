@@ -15,7 +15,7 @@ import torch
 
 from scripts.benchmarks.hardware import describe
 from vitaos import cli
-from vitaos.engine import distributed
+from vitaos.runtime import world as distributed
 
 
 @dataclass

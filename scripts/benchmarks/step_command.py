@@ -20,10 +20,10 @@ from scripts.benchmarks.hardware import describe, peak_flops
 from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, measure_step, table
 from vitaos import cli
 from vitaos import config as configuration
-from vitaos.assembly import identity
+from vitaos.assembly import fingerprint as identity
 from vitaos.config import ModelConfig, RecipeConfig
-from vitaos.engine import distributed
 from vitaos.engine.precision import build_precision
+from vitaos.runtime import world as distributed
 
 MODES: Final = {"both": (TRAIN, FORWARD), TRAIN: (TRAIN,), FORWARD: (FORWARD,)}
 COMPILED: Final = {"false": (False,), "true": (True,), "both": (False, True)}

@@ -7,7 +7,7 @@ import pytest
 
 import train
 from vitaos import cli
-from vitaos.assembly.identity import TOGGLES, TRAIN_SCHEMA
+from vitaos.assembly.fingerprint import TOGGLES, TRAIN_SCHEMA
 from vitaos.config import TrainConfig
 
 Run = Callable[..., int]

@@ -11,8 +11,8 @@ import eval as evaluation_command
 import vitaos
 from tests.commands.conftest import Run
 from vitaos import cli
-from vitaos.assembly.identity import EVAL_SCHEMA, TOGGLES
-from vitaos.metrics_lines import read_metrics
+from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES
+from vitaos.metrics_reader import read_metrics
 
 
 def evaluate(*words: str) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.checkpoint.test_safe_load import HOSTILE
 
 import eval as evaluation_command
 from tests.commands.conftest import Run
-from tests.reliability.test_safe_load import HOSTILE
 from vitaos import cli
-from vitaos.assembly import inspection
-from vitaos.assembly.identity import EVAL_SCHEMA, TOGGLES
-from vitaos.engine import distributed
+from vitaos.assembly import analysis as inspection
+from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES
+from vitaos.runtime import world as distributed
 
 Door = Callable[[Path, Run, Path], object]
 """Takes a hostile file, the command train.py, and the folder of the runs."""

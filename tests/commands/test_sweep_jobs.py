@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vitaos import sweep_jobs
-from vitaos.assembly import identity, inspection
-from vitaos.engine import preemption
+from vitaos.assembly import analysis as inspection
+from vitaos.assembly import fingerprint as identity
+from vitaos.runtime import preemption
+from vitaos.runtime import submitit as sweep_jobs
 
 SCONTROL = """#!/bin/sh
 echo "$@" >> {calls}

@@ -11,8 +11,8 @@ import vitaos
 from tests.commands.conftest import Run, compose_digits
 from vitaos.analysis.monitor import Monitor
 from vitaos.assembly import builders
-from vitaos.engine.distributed import World
-from vitaos.metrics_lines import read_metrics
+from vitaos.metrics_reader import read_metrics
+from vitaos.runtime.world import World
 
 
 def test_a_run_leaves_everything_that_the_design_promises(run: Run, tmp_path: Path) -> None:

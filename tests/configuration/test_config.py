@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitaos import cli
-from vitaos.assembly.identity import EVAL_SCHEMA, TOGGLES, TRAIN_SCHEMA, check_same_run, plain, restore, run_name
+from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES, TRAIN_SCHEMA, check_same_run, plain, restore, run_name
 from vitaos.config import ConfigError, RecipeConfig, techniques_of
 
 CONFIGS = cli.CONFIGS

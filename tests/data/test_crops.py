@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
+from vitaos.counter_rng import uniforms
 from vitaos.data.crops import CROP_DRAWS, CropSettings, centre_crop, random_resized_crop, training_crops
-from vitaos.randomness import uniforms
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 COUNT = 3000

@@ -20,11 +20,11 @@ from miniature import (
     tiny_vit,
 )
 
-from vitaos.engine.distributed import World, initialize, shutdown
 from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
 from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
 from vitaos.engine.update import NonFiniteError
+from vitaos.runtime.world import World, initialize, shutdown
 from vitaos.techniques import attach
 
 

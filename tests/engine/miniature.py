@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
-from vitaos.engine.distributed import World
+from vitaos.counter_rng import mix
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.loss import CrossEntropy
@@ -17,7 +17,7 @@ from vitaos.engine.precision import build_precision
 from vitaos.engine.schedule import build_schedule
 from vitaos.engine.settings import Settings
 from vitaos.engine.trainer import Trainer
-from vitaos.randomness import mix
+from vitaos.runtime.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 TIMES = ("images_per_s", "train_seconds")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from miniature import Diary, Shelf, assert_same, final_state, make_trainer, tiny_vit
 
-from vitaos.engine.distributed import World, initialize, shutdown
+from vitaos.runtime.world import World, initialize, shutdown
 
 pytestmark = [
     pytest.mark.gpu,

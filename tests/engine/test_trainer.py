@@ -22,9 +22,9 @@ from miniature import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vitaos.engine.distributed import World
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.update import NonFiniteError
+from vitaos.runtime.world import World
 from vitaos.techniques import attach
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from vitaos.outputs.lock import FolderInUseError, FolderLock
 from vitaos.outputs.run_dir import RunDir
-from vitaos.processes import machine, process_start
+from vitaos.runtime.processes import machine, process_start
 
 FORK = multiprocessing.get_context("fork")
 

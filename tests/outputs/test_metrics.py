@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitaos.metrics_lines import read_metrics
+from vitaos.metrics_reader import read_metrics
 from vitaos.outputs.metrics import MetricsFile
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from tests.reliability.states import same
-from vitaos.engine.checkpoint import load_checkpoint
-from vitaos.metrics_lines import read_metrics
+from vitaos.checkpoint.store import load_checkpoint
+from vitaos.metrics_reader import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0

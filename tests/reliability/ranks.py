@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from vitaos.engine.watchdog import Watchdog
+from vitaos.runtime.watchdog import Watchdog
 
 
 def _rank(folder: Path, rank: int, world_size: int, silence_s: float) -> None:

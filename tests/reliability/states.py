@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitaos.engine.checkpoint import FORMAT
+from vitaos.checkpoint.store import FORMAT
 
 
 def make_state(step: int, numbers: int = 256) -> dict[str, Any]:

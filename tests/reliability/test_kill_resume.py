@@ -15,9 +15,9 @@ import torch
 
 from tests.reliability.jobs import Job, Launcher, differences, wait_for
 from vitaos.assembly.session import EXIT_NONFINITE
-from vitaos.engine.checkpoint import load_checkpoint
-from vitaos.engine.preemption import EXIT_PREEMPTED, MARKER_VARIABLE
-from vitaos.metrics_lines import read_metrics
+from vitaos.checkpoint.store import load_checkpoint
+from vitaos.metrics_reader import read_metrics
+from vitaos.runtime.preemption import EXIT_PREEMPTED, MARKER_VARIABLE
 
 SMALL = (
     *("depth=2", "epochs=2", "accumulate=2", "checkpoint_every=2", "log_every=3", "attnscale=true", "featscale=true"),

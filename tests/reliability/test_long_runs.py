@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.reliability.jobs import Job, Launcher, children_of, differences, wait_for
-from vitaos.metrics_lines import read_metrics
+from vitaos.metrics_reader import read_metrics
 
 
 class Held(NamedTuple):

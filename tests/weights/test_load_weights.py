@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import vitaos
-from vitaos.weights import load_weights
+from vitaos.weights.load import load_weights
 
 TOKENS: dict[str, Any] = {
     "img_size": 16,

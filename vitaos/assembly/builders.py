@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from vitaos import config as configuration
 from vitaos.analysis.monitor import Monitor, learned_means
-from vitaos.assembly.identity import TOGGLES
+from vitaos.assembly.fingerprint import TOGGLES
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader, Loaders, build_eval_loader, build_loaders
-from vitaos.data.augment import DeviceAugment, EvalNormalize, MixOnly
-from vitaos.engine.distributed import World
+from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.optim import build_optimizer, check_optimizer, scaled_lr
 from vitaos.engine.precision import build_precision
+from vitaos.engine.protocols import Evaluate, Observe
 from vitaos.engine.schedule import WarmupCosine, build_schedule
-from vitaos.engine.seams import Evaluate, Observe
 from vitaos.engine.settings import Settings
 from vitaos.models import create_model, regularization_keywords
-from vitaos.weights import LoadReport, load_weights
+from vitaos.runtime.world import World
+from vitaos.weights.load import LoadReport, load_weights
 
 
 def loaders_of(config: TrainConfig, world: World) -> Loaders:

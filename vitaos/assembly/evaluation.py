@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitaos import weights as weight_files
-from vitaos.assembly import builders, identity, imagenet
+from vitaos.assembly import builders, imagenet
+from vitaos.assembly import fingerprint as identity
+from vitaos.checkpoint.safe_load import load_file
+from vitaos.checkpoint.store import FORMAT, find_newest
 from vitaos.config import DataConfig, EvalConfig, RecipeConfig, TrainConfig, techniques_of
 from vitaos.data import EvalLoader
-from vitaos.engine.checkpoint import FORMAT, find_newest
-from vitaos.engine.distributed import World
 from vitaos.engine.evaluator import EvaluationResult, evaluate
 from vitaos.engine.precision import build_precision
 from vitaos.outputs.environment import versions
-from vitaos.safe_load import load_file
-from vitaos.weights_mapping import AVERAGED
+from vitaos.runtime.world import World
+from vitaos.weights import load as weight_files
+from vitaos.weights.names import AVERAGED
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,19 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from vitaos.assembly import builders, identity
+from vitaos.assembly import builders
+from vitaos.assembly import fingerprint as identity
+from vitaos.checkpoint.store import FORMAT, Checkpoints, Found, find_resume
 from vitaos.config import TrainConfig, techniques_of
 from vitaos.data import Loaders
-from vitaos.engine.checkpoint import FORMAT, Checkpoints, Found, find_resume
-from vitaos.engine.distributed import World
-from vitaos.engine.preemption import leave_preempted
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
-from vitaos.engine.watchdog import Watchdog
 from vitaos.outputs.environment import append_session, describe_session, versions
 from vitaos.outputs.run_dir import RunDir
 from vitaos.outputs.sinks import RunSinks
+from vitaos.runtime.preemption import leave_preempted
+from vitaos.runtime.watchdog import Watchdog
+from vitaos.runtime.world import World
 
 EXIT_NONFINITE: Final = 3
 """Exit status of a run that stopped at a loss or gradient that is not a finite number."""

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from vitaos.batch import Batch
-from vitaos.data.bad_images import OnBad
+from vitaos.data.corrupt_images import OnBad
 from vitaos.data.crops import CropSettings, centre_crop
-from vitaos.data.folder import ImageFolder, scan_folder
-from vitaos.data.folder_loader import FolderEvalLoader, FolderTrainLoader
+from vitaos.data.folder.files import ImageFolder, scan_folder
+from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
+from vitaos.data.folder.timm_transform import TimmSettings
 from vitaos.data.order import TrainOrder
-from vitaos.data.parts import check_classes, places_of
-from vitaos.data.pixels import RESIZES, Resize
-from vitaos.data.timm_transform import TimmSettings
+from vitaos.data.resize import RESIZES, Resize
+from vitaos.data.splits import check_classes, places_of
 
 Kind = Literal["folder", "ffcv", "digits"]
 KINDS: Final = ("folder", "ffcv", "digits")
@@ -171,8 +171,8 @@ def build_loaders(
     )  # fmt: skip
     train: TrainLoader
     if engine == "ffcv":
-        from vitaos.data.ffcv import open_beton  # noqa: PLC0415  # FFCV is optional
-        from vitaos.data.ffcv_loader import FfcvTrainLoader  # noqa: PLC0415
+        from vitaos.data.ffcv.loader import FfcvTrainLoader  # noqa: PLC0415
+        from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
         beton = open_beton(train_path, in_memory=in_memory, prepare=prepare)
         class_names = beton.class_names
@@ -226,8 +226,8 @@ def build_eval_loader(
     eval_resize = int(img_size / 0.875) if eval_resize is None else eval_resize
     centre_crop(eval_resize, eval_resize, eval_resize, img_size)
     if engine == "ffcv":
-        from vitaos.data.ffcv import open_beton  # noqa: PLC0415  # FFCV is optional
-        from vitaos.data.ffcv_loader import FfcvEvalLoader  # noqa: PLC0415
+        from vitaos.data.ffcv.loader import FfcvEvalLoader  # noqa: PLC0415
+        from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
         return FfcvEvalLoader(
             open_beton(val_path, in_memory=in_memory, prepare=prepare), rank=rank, world=world, batch_size=batch_size,

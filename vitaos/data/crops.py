@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vitaos.counter_rng import uniforms
 from vitaos.data.streams import CROP
-from vitaos.randomness import uniforms
 
 TRIES: Final = 10
 """Attempts at a box inside the image before the centre is taken (torchvision and timm)."""

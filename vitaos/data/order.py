@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vitaos.counter_rng import generator
 from vitaos.data.streams import ORDER
-from vitaos.randomness import generator
 
 REPEAT_ROUNDING = 256
 """Repeated augmentation shortens an epoch to a multiple of this many images (DeiT's sampler, kept by timm)."""

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitaos.engine.distributed import World
 from vitaos.engine.precision import Precision
-from vitaos.engine.seams import EvaluationLoader
+from vitaos.engine.protocols import EvaluationLoader
+from vitaos.runtime.world import World
 
 Images = Callable[[Tensor], Tensor]
 

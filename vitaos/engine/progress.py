@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vitaos.engine.distributed import World
+from vitaos.runtime.world import World
 
 FIXED_POINT: Final = float(1 << 24)
 """Losses are summed as integers in units of 2^-24 (what fp32 resolves at 1): a sum of integers does not depend on how

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from vitaos.engine.distributed import World
+from vitaos.runtime.world import World
 
 
 def running_buffers(model: nn.Module) -> list[Tensor]:

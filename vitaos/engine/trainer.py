@@ -12,18 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
-from vitaos.engine.distributed import Agreement, World
+from vitaos.counter_rng import seed_of
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
-from vitaos.engine.network import gradient_exchange, prepare_network, seed_torch
 from vitaos.engine.precision import LossScale, Precision
 from vitaos.engine.progress import Progress, Sums
-from vitaos.engine.seams import Checkpoints, Evaluate, Observe, Preemption, Schedule, Sink, TrainLoader, TrainTransform
+from vitaos.engine.protocols import (
+    Checkpoints,
+    Evaluate,
+    Observe,
+    Preemption,
+    Schedule,
+    Sink,
+    TrainLoader,
+    TrainTransform,
+)
 from vitaos.engine.settings import Outcome, Settings
 from vitaos.engine.statistics import RunningStatistics
 from vitaos.engine.update import Guard, NonFiniteError, Update
-from vitaos.randomness import seed_of
+from vitaos.engine.wrap import gradient_exchange, prepare_network, seed_torch
+from vitaos.runtime.world import Agreement, World
 
 _STEP_STREAM: Final = 0x57E9  # keeps the draws of steps apart from other uses of the seed
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from vitaos.processes import machine, process_start
+from vitaos.runtime.processes import machine, process_start
 
 BEAT_S: Final = 5.0
 STALE_AFTER_S: Final = 60.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitaos.metrics_lines import read_metrics
+from vitaos.metrics_reader import read_metrics
 
 
 def _finite(value: Any) -> Any:

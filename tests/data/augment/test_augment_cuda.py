@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from vitaos.batch import Batch
-from vitaos.data.augment import DeviceAugment, EvalNormalize, MixOnly
+from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from scipy import stats
 from timm_pipeline import timm_stages
 
 from vitaos.batch import Batch
-from vitaos.data.augment import DeviceAugment
+from vitaos.data.augment.pipeline import DeviceAugment
 
 VIEWS = 2
 

@@ -11,9 +11,9 @@ from scipy import stats
 from timm.data import random_erasing as timm_erasing
 from torch import Tensor
 
-from vitaos.data.erasing import RandomErasing, hash_words, normal_quantiles
-from vitaos.data.parcel import Parcel
-from vitaos.randomness import _finalise
+from vitaos.counter_rng import _finalise
+from vitaos.data.augment.erasing import RandomErasing, hash_words, normal_quantiles
+from vitaos.data.augment.staging import Parcel
 
 IMAGES = 12_000
 

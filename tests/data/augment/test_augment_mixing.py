@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from timm.data import mixup as timm_mixup
 
-from vitaos.data.mixing import BatchMixer, Mix, cut_box, mix_images, mix_targets
+from vitaos.data.augment.mixup import BatchMixer, Mix, cut_box, mix_images, mix_targets
 
 STEPS = 8000
 

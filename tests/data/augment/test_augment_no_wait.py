@@ -12,8 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from vitaos.batch import Batch
-from vitaos.data import augment
-from vitaos.data.augment import DeviceAugment
+from vitaos.data.augment import pipeline as augment
+from vitaos.data.augment.pipeline import DeviceAugment
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "recipe": {},

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data import auto_augment as timm_augment
 
-from vitaos.data import color_ops
-from vitaos.data.layer_runner import apply_layer, mean_colour
-from vitaos.data.layers import Layer, Operation
+from vitaos.data.augment import color_ops
+from vitaos.data.augment.op_batch import Layer, Operation
+from vitaos.data.augment.op_executor import apply_layer, mean_colour
 
 PillowFunction = Callable[..., Image.Image]
 FILL = (124, 116, 104)

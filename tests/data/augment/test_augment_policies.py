@@ -12,9 +12,9 @@ from scipy import stats
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import ColorJitter as TorchvisionJitter
 
-from vitaos.data.color_policies import ColorJitter, ThreeAugment, parse_color_jitter
-from vitaos.data.layers import Operation
-from vitaos.data.randaugment import INCREASING, LEVELS, PLAIN, SETS, parse_randaugment
+from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
+from vitaos.data.augment.op_batch import Operation
+from vitaos.data.augment.randaugment import INCREASING, LEVELS, PLAIN, SETS, parse_randaugment
 
 RECIPE = "rand-m9-mstd0.5-inc1"
 DECISIONS = 20_000

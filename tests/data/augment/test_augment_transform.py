@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.batch import Batch
-from vitaos.data.augment import (
+from vitaos.data.augment.op_batch import Operation
+from vitaos.data.augment.pipeline import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     DeviceAugment,
     EvalNormalize,
     MixOnly,
 )
-from vitaos.data.layers import Operation
-from vitaos.data.parcel import Parcel
+from vitaos.data.augment.staging import Parcel
 
 SETTINGS = {"img_size": 32, "num_classes": 10, "seed": 4}
 NO_MIX = {"mixup": 0.0, "cutmix": 0.0}

@@ -1,0 +1,123 @@
+"""The analysis of checkpoints by command: whose model, on which images, under which names."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitaos import cli
+from vitaos.assembly import analysis as inspection
+from vitaos.assembly import builders
+from vitaos.assembly import fingerprint as identity
+from vitaos.runtime.world import World
+
+WORLD = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+MODEL = ["model=deit_mini", "depth=2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Ten classes of two images, every class of its own brightness; as words of the command line."""
+    root = tmp_path_factory.mktemp("images")
+    for part in ("train", "val"):
+        for label in range(10):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (32, 32), (25 * label, 100, 10 * number)).save(folder / f"{number}.png")
+    return ["data=imagefolder", f"data.root={root}", "data.img_size=32", "data.workers=0"]
+
+
+def compose(words: list[str]) -> inspection.AnalyzeConfig:
+    return cli.compose(words, config_name="analyze", declared=inspection.ANALYZE_SCHEMA, toggles=identity.TOGGLES)
+
+
+def write_run(folder: Path, data: list[str], *words: str) -> Path:
+    """A run folder as training leaves it, with averaged weights that differ from the raw ones."""
+    config = cli.compose(
+        [*data, *MODEL, *words], config_name="train", declared=identity.TRAIN_SCHEMA, toggles=identity.TOGGLES
+    )
+    model = builders.model_of(config, 10)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("attn_scale"):
+                parameter.fill_(0.25)
+    raw = model.state_dict()
+    content = {
+        "format": "vitaos-1",
+        "model": raw,
+        "ema": {name: value * 2 if name.endswith("attn_scale") else value for name, value in raw.items()},
+        "optimizer": {},
+        "loss_scaler": None,
+        "progress": {"step": 1},
+        "config": identity.plain(config),
+        "class_names": [f"class{label}" for label in range(10)],
+    }
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "checkpoints" / "last.pt")
+    return folder
+
+
+def test_several_runs_are_analysed_under_their_names(data: list[str], tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "plain", data)
+    scaled = write_run(tmp_path / "scaled", data, "attnscale=true")
+    config = compose([f"checkpoint=[{plain},{scaled}]", f"out={tmp_path}/out", "images=20", "batch_size=8"])
+    files = inspection.analyze(config, WORLD)
+    assert {"overview.png", "token_similarity.png", "learned_scales.png", "numbers.csv", "summary.json"} <= {
+        file.name for file in files
+    }
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(run["run"], run["images"], run["blocks"]) for run in summary] == [("plain", 20, 2), ("scaled", 20, 2)]
+    assert summary[1]["attn_scale"]["mean"] == pytest.approx(0.5), "averaged weights where there are any"
+
+
+def test_weights_can_be_chosen_and_names_given(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "save_figures", lambda *_, **__: [])
+    run = write_run(tmp_path / "scaled", data, "attnscale=true")
+    words = [f"checkpoint={run}", "weights=raw", "labels=[AttnScale]", "images=4", f"out={tmp_path}/out"]
+    inspection.analyze(compose(words), WORLD)
+    (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["run"] == "AttnScale"
+    assert summary["attn_scale"]["mean"] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="expected 1 different labels"):
+        inspection.analyze(compose([f"checkpoint={run}", "labels=[a,b]"]), WORLD)
+
+
+def test_an_untrained_model_is_seen_on_images_of_all_classes(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    means: list[float] = []
+    original = inspection.measure
+
+    def listen(model, batches, **keywords):  # noqa: ANN001, ANN202, ANN003  # stands in for measure
+        def pass_on():  # noqa: ANN202
+            for batch in batches:
+                means.extend(batch[:, 0].mean(dim=(1, 2)).tolist())
+                yield batch
+
+        return original(model, pass_on(), **keywords)
+
+    monkeypatch.setattr(inspection, "measure", listen)
+    monkeypatch.setattr(inspection, "save_figures", lambda *_, **__: [])
+    inspection.analyze(compose([*data, *MODEL, "featscale=true", "images=10", f"out={tmp_path}"]), WORLD)
+    (summary,) = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["run"] == "deit_ti12-d2-featscale-untrained"
+    assert len(np.unique(np.round(means, 3))) == 10, "one image of every class, not two of the first five"
+
+
+def test_nothing_to_analyse_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to analyse"):
+        inspection.analyze(compose([]), WORLD)
+    with pytest.raises(ValueError, match="nope"):
+        inspection.analyze(compose([f"checkpoint={tmp_path}/nope.pt"]), WORLD)
+
+
+def test_labels_tell_checkpoints_of_one_run_apart() -> None:
+    config = compose(["checkpoint=[runs/a,runs/a/checkpoints/best.pt,other/a,x/deit.pth]"])
+    labels = inspection._labels(config, inspection._checkpoints(config))
+    assert labels == ["a", "a best", "a (2)", "deit"]

@@ -1,0 +1,249 @@
+"""Writing: what is stored, what is left out, and that nothing unfinished looks finished."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("ffcv", reason="FFCV is not installed")
+
+from vitaos.data.ffcv import records as ffcv_records
+from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, open_beton
+from vitaos.data.ffcv.writer import WriteOptions, write_beton
+from vitaos.data.folder.files import list_files
+
+RAW = WriteOptions("raw")
+
+
+@pytest.fixture
+def spoilt_folder(photo_folder: Path, tmp_path: Path) -> Path:
+    """The photographs with two files that are not images and one cut short."""
+    root = tmp_path / "spoilt"
+    shutil.copytree(photo_folder / "train", root)
+    (root / "china" / "03.jpg").write_bytes((root / "china" / "03.jpg").read_bytes()[:200])
+    (root / "flower" / "05.jpg").write_text("not an image")
+    (root / "mixed" / "notes.txt").write_text("nor this")
+    return root
+
+
+def coverage(pixels: int, fewer: int) -> np.ndarray:
+    """(fewer, pixels) share of each pixel in each larger pixel that covers it."""
+    edges = np.linspace(0, pixels, fewer + 1)
+    starts = np.arange(pixels)
+    shared = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return np.clip(shared, 0, None) * fewer / pixels
+
+
+def test_raw_records_are_the_files_pixels(photo_folder: Path, tmp_path: Path) -> None:
+    folder = list_files(photo_folder / "train")
+    for workers in (0, 2):
+        report = write_beton(folder.root, tmp_path / f"{workers}.beton", RAW, workers=workers)
+        assert (report.num_images, report.unreadable, report.already_there) == (51, [], False)
+        beton = open_beton(tmp_path / f"{workers}.beton")
+        assert beton.class_names == ["china", "flower", "mixed"]
+        assert np.array_equal(beton.targets, folder.targets)
+        assert set(beton._modes.tolist()) == {RAW_MODE}
+        for index in range(len(folder)):
+            assert np.array_equal(beton.image(index), np.asarray(folder.read(index)))
+
+
+def test_the_card_says_what_and_how(photo_folder: Path, tmp_path: Path) -> None:
+    write_beton(photo_folder / "val", tmp_path / "val.beton", WriteOptions("jpg", quality=80))
+    card = json.loads((tmp_path / "val.beton.json").read_text())
+    assert card["class_names"] == ["china", "flower", "mixed"]
+    assert card["class_counts"] == [3, 2, 2]
+    assert card["options"] == {"mode": "jpg", "max_resolution": 500, "quality": 80, "fraction": 0.5}
+    assert card["source"] == str((photo_folder / "val").resolve())
+    assert card["size"] == (tmp_path / "val.beton").stat().st_size
+
+
+def test_large_images_are_bounded_and_small_jpegs_keep_their_bytes(
+    photo_folder: Path, tmp_path: Path, photographs: list[np.ndarray]
+) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    small = photo_folder / "val" / "china" / "00.jpg"
+    shutil.copy(small, tmp_path / "in" / "a" / "0.jpg")
+    Image.fromarray(photographs[0]).save(tmp_path / "in" / "a" / "1.png")
+    write_beton(tmp_path / "in", tmp_path / "x.beton", WriteOptions("jpg", max_resolution=320, quality=98))
+    beton = open_beton(tmp_path / "x.beton")
+    start, size = int(beton._starts[0]), int(beton._sizes[0])
+    assert (tmp_path / "x.beton").read_bytes()[start : start + size] == small.read_bytes()
+    assert (int(beton.heights[1]), int(beton.widths[1])) == (214, 320)
+    write_beton(tmp_path / "in", tmp_path / "raw.beton", WriteOptions("raw", max_resolution=320))
+    shrunk = np.einsum("hH,wW,HWc->hwc", coverage(427, 214), coverage(640, 320), photographs[0], optimize=True)
+    assert np.abs(open_beton(tmp_path / "raw.beton").image(1) - shrunk).max() <= 1
+
+
+def test_a_jpeg_that_ffcvs_decoder_refuses_is_encoded_anew(photo_folder: Path, tmp_path: Path) -> None:
+    """Pillow passes over stray bytes before a marker, libjpeg-turbo's own interface does not."""
+    plain = (photo_folder / "val" / "china" / "00.jpg").read_bytes()
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for name, content in (("0.jpg", plain), ("1.jpg", plain[:-2] + bytes(20) + plain[-2:])):
+        (tmp_path / "in" / "a" / name).write_bytes(content)
+    assert write_beton(tmp_path / "in", tmp_path / "x.beton", WriteOptions("jpg", quality=98)).unreadable == []
+    beton = open_beton(tmp_path / "x.beton")
+    kept, anew = beton.image(0).astype(np.int64), beton.image(1).astype(np.int64)
+    assert np.abs(kept - anew).mean() < 2
+
+
+def test_a_source_of_other_classes_is_not_taken_for_the_same(photo_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(photo_folder / "val", source)
+    write_beton(source, tmp_path / "x.beton", RAW)
+    (source / "flower").rename(source / "plant")
+    with pytest.raises(ValueError, match="there already, written with other classes"):
+        write_beton(source, tmp_path / "x.beton", RAW)
+    (source / "plant").rename(source / "flower")
+    (source / "china" / "00.jpg").rename(source / "flower" / "99.jpg")
+    with pytest.raises(ValueError, match="other counts of them: remove it"):
+        write_beton(source, tmp_path / "x.beton", RAW)
+
+
+def test_a_damaged_beton_is_not_taken_for_a_finished_one(photo_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.beton"
+    write_beton(photo_folder / "val", out, RAW)
+    place = open_beton(out).sections.metadata.start
+    content = out.read_bytes()
+    out.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(ValueError, match=r"metadata differs from what was written.*remove it and write it again.*raw"):
+        write_beton(photo_folder / "val", out, RAW)
+
+
+def test_names_need_not_be_unicode(photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "\udcff class"
+    folder.mkdir(parents=True)
+    shutil.copy(photo_folder / "val" / "china" / "00.jpg", folder / "\udce9.jpg")
+    (folder / "\udcfe.jpg").write_text("not an image")
+    report = write_beton(tmp_path / "in", tmp_path / "x.beton", RAW, on_bad="skip")
+    assert report.unreadable[0].reason == "no image format that Pillow knows"
+    listed = (tmp_path / "x.beton.unreadable.txt").read_bytes()
+    assert listed.endswith(b"\xfe.jpg\tno image format that Pillow knows\n")
+    assert open_beton(tmp_path / "x.beton").class_names == ["\udcff class"]
+
+
+def test_a_proportion_is_the_same_in_every_writing(photo_folder: Path, tmp_path: Path) -> None:
+    options = WriteOptions("proportion", fraction=0.3)
+    modes = []
+    for workers in (0, 2):
+        write_beton(photo_folder / "train", tmp_path / f"{workers}.beton", options, workers=workers)
+        modes.append(open_beton(tmp_path / f"{workers}.beton")._modes)
+    assert np.array_equal(*modes)
+    assert 5 <= int((modes[0] == JPEG_MODE).sum()) <= 25
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_listed_and_left_out(spoilt_folder: Path, tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "out" / "x.beton"
+    with pytest.raises(ValueError, match=r"3 of 52 files do not decode, the first is .*china/03\.jpg.*on_bad=skip"):
+        write_beton(spoilt_folder, out, RAW, workers=workers)
+    listed = (tmp_path / "out" / "x.beton.unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0].rsplit("/", 2)[1:] for line in listed] == [
+        ["china", "03.jpg"], ["flower", "05.jpg"], ["mixed", "notes.txt"],
+    ]  # fmt: skip
+    assert all(line.split("\t")[1] for line in listed)
+    assert sorted(entry.name for entry in out.parent.iterdir()) == ["x.beton.unreadable.txt"]
+    report = write_beton(spoilt_folder, out, RAW, workers=workers, on_bad="skip")
+    assert (report.num_images, len(report.unreadable)) == (49, 3)
+    beton = open_beton(out)
+    good = [index for index, name in enumerate(list_files(spoilt_folder).files.tolist()) if name.decode() not in
+            ("china/03.jpg", "flower/05.jpg", "mixed/notes.txt")]  # fmt: skip
+    folder = list_files(spoilt_folder)
+    assert np.array_equal(beton.targets, folder.targets[good])
+    for place, index in enumerate(good):
+        assert np.array_equal(beton.image(place), np.asarray(folder.read(index)))
+
+
+def test_where_nothing_decodes_everything_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "0.jpg").write_text("no image")
+    with pytest.raises(
+        ValueError, match=r"none of the 1 files decodes, the first is .*0\.jpg.*x\.beton\.unreadable\.txt"
+    ):
+        write_beton(tmp_path / "in", tmp_path / "x.beton", RAW, on_bad="skip")
+    assert (tmp_path / "x.beton.unreadable.txt").read_text().count("0.jpg\t") == 1
+    assert not list(tmp_path.glob("*.beton")) + list(tmp_path.glob(".*"))
+
+
+def test_a_finished_beton_is_not_written_again(photo_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.beton"
+    write_beton(photo_folder / "val", out, RAW)
+    stamp = out.stat().st_mtime_ns
+    assert write_beton(photo_folder / "val", out, RAW).already_there
+    assert out.stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"there already, written with mode=raw: remove it"):
+        write_beton(photo_folder / "val", out, WriteOptions("jpg"))
+    with pytest.raises(ValueError, match=r"there already, written with source=.*val"):
+        write_beton(photo_folder / "train", out, RAW)
+    out.write_bytes(out.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="there already but damaged"):
+        write_beton(photo_folder / "val", out, RAW)
+
+
+def test_a_worker_that_dies_is_an_error_and_leaves_nothing(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ffcv_records.encode
+
+    def dying(path: Path, index: int, options: WriteOptions) -> ffcv_records.Record:
+        if index == 40:
+            os._exit(9)
+        return original(path, index, options)
+
+    monkeypatch.setattr(ffcv_records, "encode", dying)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="died with exit code 9"):
+        write_beton(photo_folder / "train", tmp_path / "x.beton", RAW, workers=2)
+    assert time.monotonic() - start < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_fails_is_an_error_with_its_trace(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, index: int, options: WriteOptions) -> ffcv_records.Record:
+        raise MemoryError(f"no room for {path.name}")
+
+    monkeypatch.setattr(ffcv_records, "encode", failing)
+    with pytest.raises(RuntimeError, match=r"a writing process failed:(.|\n)*no room for"):
+        write_beton(photo_folder / "train", tmp_path / "x.beton", RAW, workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_writer_are_removed(photo_folder: Path, tmp_path: Path) -> None:
+    host = os.uname().nodename
+    gone, alive = (tmp_path / f".x.beton.{host}.{process}.writing" for process in (999_999_999, os.getppid()))
+    for leftover in (gone, alive):
+        leftover.write_bytes(b"half")
+    write_beton(photo_folder / "val", tmp_path / "x.beton", RAW)
+    assert not gone.exists()
+    assert alive.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "smart"}, "mode must be one of jpg, raw, proportion"),
+        ({"quality": 0}, r"quality must be in 1\.\.100"),
+        ({"fraction": 1.5}, r"fraction must be in 0\.\.1"),
+        ({"max_resolution": -1}, "max_resolution must be 0"),
+    ],
+)
+def test_options_that_cannot_be(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WriteOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_names_and_folders_that_cannot_be(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out must end in \.beton"):
+        write_beton(photo_folder / "val", tmp_path / "x.bin")
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"hold no image: a"):
+        write_beton(tmp_path / "in", tmp_path / "x.beton")
+    (tmp_path / "in" / "a" / "x.jpg").write_text("no")
+    with pytest.raises(ValueError, match="none of the 1 files decodes"):
+        write_beton(tmp_path / "in", tmp_path / "x.beton", on_bad="skip")

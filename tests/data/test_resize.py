@@ -1,0 +1,47 @@
+"""Resizing: Pillow's bicubic within a grey level, fresh memory, images that need no resizing left alone."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from vitaos.data.resize import RESIZERS, bicubic, cut_box, cut_centre, empty_batch
+
+
+def distance(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
+    """Mean difference in grey levels."""
+    return float(np.abs(ours.astype(int) - theirs.astype(int)).mean())
+
+
+@pytest.mark.parametrize("box", [(0, 0, 427, 640), (31, 57, 300, 280), (10, 5, 61, 97), (400, 600, 20, 33)])
+def test_bicubic_is_pillows(photographs: list[NDArray[np.uint8]], box: tuple[int, int, int, int]) -> None:
+    top, left, height, width = box
+    for photograph in photographs:
+        cut = photograph[top : top + height, left : left + width]
+        theirs = np.asarray(Image.fromarray(cut).resize((224, 160), Image.Resampling.BICUBIC))
+        assert distance(bicubic(cut, 160, 224), theirs) < 0.2
+
+
+def test_the_evaluation_view_is_torchvisions(photographs: list[NDArray[np.uint8]]) -> None:
+    transform = Compose([Resize(146, InterpolationMode.BICUBIC), CenterCrop(128)])
+    for photograph in photographs:
+        for image in (photograph, np.ascontiguousarray(photograph[:, :301]), photograph[:128, :200]):
+            ours = np.empty((128, 128, 3), dtype=np.uint8)
+            cut_centre(image, 146, ours, bicubic)
+            assert distance(ours, np.asarray(transform(Image.fromarray(image)))) < 0.2
+
+
+@pytest.mark.parametrize("resize", ["bicubic", "area"])
+def test_an_image_of_the_right_size_is_copied(photographs: list[NDArray[np.uint8]], resize: str) -> None:
+    ours = np.empty((64, 64, 3), dtype=np.uint8)
+    cut_box(photographs[0], np.array([3, 5, 64, 64]), ours, RESIZERS[resize])
+    assert np.array_equal(ours, photographs[0][3:67, 5:69])
+
+
+def test_a_batch_is_channels_last_and_its_views_are_its_memory() -> None:
+    images, views = empty_batch(2, 8)
+    views[1, 2, 3] = (7, 8, 9)
+    assert images.shape == (2, 3, 8, 8)
+    assert images[1, :, 2, 3].tolist() == [7, 8, 9]
+    assert images.stride(1) == 1

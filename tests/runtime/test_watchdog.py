@@ -1,0 +1,142 @@
+"""A rank that dies or hangs is named by the others, which end; nobody is left behind and nobody is accused wrongly."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from vitaos.runtime.watchdog import EXIT_RANK_LOST, Watchdog
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _wait_for(path: Path) -> list[int]:
+    deadline = time.monotonic() + 90
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+    return list(json.loads(path.read_text()))
+
+
+class Job:
+    """Some watched ranks in processes of their own."""
+
+    def __init__(self, folder: Path, world_size: int) -> None:
+        self.folder, self.world_size = folder, world_size
+        self.pids = _wait_for(folder / "pids.json")
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        os.kill(self.pids[rank], number)
+
+    def say(self, word: str, *ranks: int) -> None:
+        for rank in ranks or range(self.world_size):
+            (self.folder / f"{rank}.{word}").touch()
+
+    def log(self, rank: int) -> str:
+        return (self.folder / f"{rank}.log").read_text()
+
+    def exit_codes(self) -> tuple[list[int], float]:
+        """Exit codes of the ranks, and the seconds until the last had ended."""
+        start = time.monotonic()
+        return _wait_for(self.folder / "codes.json"), time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[IO[str]]:
+    """Starts jobs; see ``ranks.py``."""
+    command = [sys.executable, "-m", "tests.reliability.ranks"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        yield process.stdin
+
+
+@pytest.fixture
+def job(server: IO[str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    started: list[Job] = []
+
+    def start(world_size: int = 3, silence_s: float = 30.0) -> Job:
+        print(tmp_path, world_size, silence_s, file=server, flush=True)
+        started.append(Job(tmp_path, world_size))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if not (one.folder / "codes.json").exists():
+            for pid in one.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_is_named_and_the_others_end(victim: int, job: Callable[..., Job]) -> None:
+    ranks = job()
+    ranks.send(victim, signal.SIGKILL)
+    codes, seconds = ranks.exit_codes()
+    print(f"\nrank {victim} of 3 killed: all ended {seconds:.1f} s later")
+    assert seconds < 15
+    for rank in range(3):
+        assert codes[rank] == (-signal.SIGKILL if rank == victim else EXIT_RANK_LOST)
+        if rank != victim:
+            assert f"Lost rank {victim} (process {ranks.pids[victim]} on host" in ranks.log(rank)
+            assert "it died" in ranks.log(rank)
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_stopped_rank_is_named_and_not_left_behind(victim: int, job: Callable[..., Job]) -> None:
+    ranks = job(silence_s=3.0)
+    ranks.send(victim, signal.SIGSTOP)
+    codes, seconds = ranks.exit_codes()
+    assert 2.0 < seconds < 15
+    for rank in range(3):
+        assert codes[rank] == (-signal.SIGKILL if rank == victim else EXIT_RANK_LOST)
+        if rank != victim:
+            assert f"Lost rank {victim} (process {ranks.pids[victim]} on host" in ranks.log(rank)
+    logs = [ranks.log(rank) for rank in range(3) if rank != victim]
+    assert any("it hangs: no sign of life for" in log for log in logs), "the first to notice ends it, others see it die"
+
+
+@pytest.mark.long
+def test_a_stopped_rank_is_noticed_within_a_minute_as_configured(job: Callable[..., Job]) -> None:
+    ranks = job()
+    ranks.send(1, signal.SIGSTOP)
+    codes, seconds = ranks.exit_codes()
+    print(f"\nrank 1 of 3 stopped: all ended {seconds:.1f} s later")
+    assert 28 < seconds < 60
+    assert codes == [EXIT_RANK_LOST, -signal.SIGKILL, EXIT_RANK_LOST]
+
+
+def test_ranks_that_finish_one_after_the_other_are_not_taken_for_dead(job: Callable[..., Job]) -> None:
+    ranks = job(silence_s=2.0)
+    ranks.say("finish", 1)
+    ranks.say("leave", 1)
+    time.sleep(1.0)
+    ranks.say("finish", 0)
+    ranks.say("leave", 0)
+    time.sleep(3.0)
+    ranks.say("finish", 2)
+    ranks.say("leave", 2)
+    assert ranks.exit_codes()[0] == [0, 0, 0]
+    assert [ranks.log(rank) for rank in range(3)] == ["finished\n"] * 3
+
+
+def test_a_job_that_was_stopped_as_a_whole_goes_on(job: Callable[..., Job]) -> None:
+    ranks = job(silence_s=2.0)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for rank in range(3):
+            ranks.send(rank, number)
+        time.sleep(4.0)
+    ranks.say("finish")
+    ranks.say("leave")
+    assert ranks.exit_codes()[0] == [0, 0, 0]
+
+
+def test_one_process_has_nobody_to_watch() -> None:
+    Watchdog(0, 1, lambda text: text).close()

@@ -1,0 +1,65 @@
+"""Places, devices and launchers; the collectives themselves are tried in test_ranks."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitaos.runtime import world as distributed
+from vitaos.runtime.world import choose_device, initialize, place, shutdown
+
+
+def test_places() -> None:
+    assert place({}) == (0, 1, 0)
+    assert place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == (5, 8, 1)
+    srun = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+    assert place(srun) == (3, 4, 1)
+    assert place(srun | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == (0, 2, 0)
+    # In a batch script one process runs, whatever the number of tasks of the job.
+    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1, 0)
+
+
+def test_srun_names_its_first_host_and_a_port_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text("#!/bin/sh\necho node3\necho node4\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    environment = {"SLURM_STEP_NODELIST": "node[3-4]", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1"}
+    distributed._find_main_address(environment)
+    assert environment["MASTER_ADDR"] == "node3"
+    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+    with pytest.raises(ValueError, match="torchrun"):
+        distributed._find_main_address({})
+
+
+def test_devices() -> None:
+    assert choose_device("cpu", 3) == torch.device("cpu")
+    with pytest.raises(ValueError, match="auto, cpu, cuda"):
+        choose_device("gpu", 0)
+
+
+def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", 0) == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"device=cuda, but PyTorch sees no CUDA device.*device=cpu"):
+        choose_device("cuda", 0)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"local rank 2 has no GPU.*nproc-per-node=2"):
+        choose_device("cuda", 2)
+
+
+def test_one_process_needs_no_launcher_and_can_begin_again() -> None:
+    for _ in range(2):
+        world = initialize("cpu")
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.broadcast_object({"a": 1}) == {"a": 1}
+        assert world.agree(True).result()
+        assert not world.agree(False).result()
+        world.barrier()
+    shutdown()

@@ -1,0 +1,276 @@
+"""The checkpoints of a run: saved behind the loop, found again after whatever happened.
+
+A folder holds ``step-00001200.pt`` (the newest ``keep`` of them), ``last.pt`` (another name of the newest, always
+complete) and ``best.pt``. Each is one dict with the keys ``format model ema optimizer loss_scaler progress config
+versions`` that plain ``torch.load(weights_only=True)`` reads. A run that is killed while writing, or whose newest file
+was damaged later, goes on from the one before.
+
+Only rank 0 makes a :class:`Checkpoints` and calls :func:`find_resume`; every rank reads the file that rank 0 found.
+
+What a checkpoint at a step promises is that everything before that step is on disk: write the metrics line of an epoch
+before saving the checkpoint that says the epoch is over.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from vitaos.checkpoint.safe_load import load_file
+from vitaos.checkpoint.writer import TEMPORARY_SUFFIX, BackgroundWriter, sync_folder, write_temporary
+
+FORMAT: Final = "vitaos-1"
+KEYS: Final = ("format", "model", "ema", "optimizer", "loss_scaler", "progress", "config")
+LAST: Final = "last.pt"
+BEST: Final = "best.pt"
+DAMAGED_SUFFIX: Final = ".damaged"
+_STEP_NAME: Final = re.compile(r"step-(\d{8,})\.pt")
+
+Kind = Literal["last", "best", "both"]
+
+
+class Found(NamedTuple):
+    """A checkpoint to resume from.
+
+    Attributes:
+        path: its file.
+        step: its global step.
+        config: the configuration of its run.
+        notes: what was wrong with newer ones, in words, for the log.
+        damaged: those newer ones.
+    """
+
+    path: Path
+    step: int
+    config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    damaged: tuple[Path, ...] = ()
+
+
+def _warn(message: str) -> None:
+    logging.getLogger("vitaos").warning(message)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read one vitaos checkpoint to the CPU.
+
+    Raises:
+        ValueError: missing, truncated, damaged, contains code, or not written by vitaos. Nothing in it has been run.
+    """
+    contents = load_file(path)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not a checkpoint of a vitaos run (its `format` is not {FORMAT!r}): it cannot be resumed."
+        )
+    missing = [key for key in KEYS if key not in contents]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it cannot be resumed.")
+    return contents
+
+
+def _step_of(path: Path, contents: Mapping[str, Any]) -> int:
+    named = _STEP_NAME.fullmatch(path.name)
+    if named:
+        return int(named.group(1))
+    progress = contents["progress"]
+    step = progress.get("step") if isinstance(progress, Mapping) else None
+    return step if isinstance(step, int) else 0
+
+
+def step_files(folder: Path) -> list[tuple[int, Path]]:
+    """The numbered checkpoints of a folder as (step, path), newest first."""
+    if not folder.is_dir():
+        return []
+    named = [(match, path) for path in folder.iterdir() if (match := _STEP_NAME.fullmatch(path.name))]
+    return sorted(((int(match.group(1)), path) for match, path in named), reverse=True)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Files to try, newest first; ``last.pt`` only where it is not another name of a numbered one."""
+    numbered = [path for _, path in step_files(folder)]
+    last = folder / LAST
+    if last.exists() and not any(last.samefile(path) for path in numbered):
+        return [last, *numbered]
+    return numbered
+
+
+def find_newest(folder: str | Path) -> Found | None:
+    """The newest checkpoint of ``folder`` that is whole; None when there is none at all.
+
+    Raises:
+        ValueError: there are checkpoints but every one is damaged; each is named with what is wrong.
+    """
+    notes: list[str] = []
+    damaged: list[Path] = []
+    candidates = _candidates(Path(folder))
+    for path in candidates:
+        try:
+            contents = load_checkpoint(path)
+        except ValueError as error:
+            notes.append(str(error))
+            damaged.append(path)
+            continue
+        step = _step_of(path, contents)
+        if notes:
+            notes.append(f"Falling back to {path} (step {step}).")
+        return Found(path, step, contents["config"], tuple(notes), tuple(damaged))
+    if candidates:
+        raise ValueError(
+            f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "
+            "Restore one of these files, or start anew under another `name`."
+        )
+    return None
+
+
+def find_resume(resume: str, folder: str | Path) -> Found | None:
+    """Where a run starts: the checkpoint that ``resume`` means for the run whose checkpoints are in ``folder``.
+
+    ``auto``: the newest whole one of ``folder``. ``never``: none. Else the path of a checkpoint file or of a run
+    folder; but a run that already has checkpoints of its own continues from those, so that the same command, given
+    again after a preemption, does not go back to where it first began.
+
+    Raises:
+        ValueError: nothing at the path given, or nothing there can be read.
+    """
+    if resume == "never":
+        return None
+    own = find_newest(folder)
+    if own is not None or resume == "auto":
+        return own
+    path = Path(resume)
+    if not path.exists():
+        raise ValueError(
+            f"resume={resume}: it is auto, never, or the path of a checkpoint or run folder; none is there."
+        )
+    if path.is_dir():
+        inner = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        found = find_newest(inner)
+        if found is None:
+            raise ValueError(f"resume={resume}: no checkpoint in that folder.")
+        return found
+    contents = load_checkpoint(path)
+    return Found(path, _step_of(path, contents), contents["config"])
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run (rank 0 only).
+
+    Args:
+        folder: the ``checkpoints`` folder of the run; made when missing.
+        keep: how many numbered checkpoints stay; at least 2, so that there is one to fall back to.
+        asynchronous: write behind the loop; False writes within :meth:`save`.
+        max_lag: how many saves may wait behind the one being written before :meth:`save` waits.
+        report: told in words of failures and waits (by the writer's thread); default: a warning to the log ``vitaos``.
+
+    Attributes:
+        failures, last_error, waited_s: what went wrong with saves so far, and how long the loop waited for the disk.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        asynchronous: bool = True,
+        max_lag: int = 1,
+        report: Callable[[str], None] = _warn,
+    ) -> None:
+        if keep < 2:
+            raise ValueError(f"keep={keep}: at least 2 checkpoints are kept, so that there is one to fall back to.")
+        if max_lag < 0:
+            raise ValueError(f"max_lag={max_lag}: it is a number of saves, 0 or more.")
+        self.folder = Path(folder)
+        self.keep = keep
+        self._asynchronous = asynchronous
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_temporaries()
+        self._writer = BackgroundWriter(max_lag=max_lag, report=report)
+
+    @property
+    def failures(self) -> int:
+        return self._writer.failures
+
+    @property
+    def last_error(self) -> str | None:
+        return self._writer.last_error
+
+    @property
+    def waited_s(self) -> float:
+        return self._writer.waited_s
+
+    def save(self, state: Mapping[str, Any], *, step: int, kind: Kind = "last", block: bool = False) -> bool:
+        """Copy ``state`` to the CPU and write it; the loop pays the copy.
+
+        Args:
+            state: the dict of the format (see the head of this file): tensors and plain values.
+            step: global step, in the file's name.
+            kind: ``last`` (numbered, becomes ``last.pt``), ``best`` (only ``best.pt``), ``both`` (one file for both).
+            block: return only when the file is on disk (or has failed), as before the end of a preempted run.
+
+        Returns:
+            False when it is known that a save failed since the call began (only a blocking call waits to know).
+        """
+        failures = self._writer.failures
+        self._writer.submit(state, lambda copy: self._write(copy, step, kind), f"{kind} at step {step}")
+        if block or not self._asynchronous:
+            self._writer.flush()
+        return self._writer.failures == failures
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until all saves asked for are on disk or have failed; False when ``timeout_s`` ran out first."""
+        return self._writer.flush(timeout_s)
+
+    def close(self) -> None:
+        """Wait for the saves asked for and end the writer."""
+        self._writer.close()
+
+    def set_aside_damaged(self, found: Found) -> None:
+        """After a fall-back: rename the damaged files to ``*.damaged`` and let ``last.pt`` be the whole one."""
+        ours = [path for path in found.damaged if path.parent.samefile(self.folder)]
+        for path in ours:
+            path.replace(path.with_name(path.name + DAMAGED_SUFFIX))
+        if ours and found.path.name != LAST:
+            self._give_name(found.path, LAST)
+        for path in sorted(self.folder.glob(f"*{DAMAGED_SUFFIX}"))[:-1]:
+            path.unlink(missing_ok=True)  # one is kept for whoever wants to know what happened; they are large
+
+    def _write(self, state: Any, step: int, kind: Kind) -> None:
+        name = BEST if kind == "best" else f"step-{step:08d}.pt"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = write_temporary(state, self.folder, name)
+        try:
+            path = self.folder / name
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if kind != "best":
+            self._give_name(path, LAST)
+        if kind == "both":
+            self._give_name(path, BEST)
+        sync_folder(self.folder)
+        self._prune()
+
+    def _give_name(self, path: Path, name: str) -> None:
+        """Let ``name`` be another name of ``path``, at every moment either the old file or the new one."""
+        temporary = self.folder / f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a filesystem without hard links
+            shutil.copyfile(path, temporary)
+        temporary.replace(self.folder / name)
+        temporary.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
+
+    def _prune(self) -> None:
+        for _, path in step_files(self.folder)[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def _remove_temporaries(self) -> None:
+        for path in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -1,0 +1,146 @@
+"""Mixup and CutMix of a batch, in timm's batch mode (one lambda and one box for the whole batch).
+
+Lambda, the choice between the two and the box are functions of (seed, global step) alone, hence the same on every
+process and in every micro-batch of a step; image i is mixed with image B - 1 - i of its own batch. Label smoothing is
+left to the loss. Sources: mixup arXiv 1710.09412, CutMix arXiv 1905.04899; distribution as ``timm.data.Mixup``.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitaos.counter_rng import generator
+from vitaos.data.augment import streams
+
+_CPU_PIECE_VALUES: Final = 1 << 14
+
+
+class Mix(NamedTuple):
+    """What happens to the batches of one global step.
+
+    Attributes:
+        lam: weight of an image's own label, 1 when nothing is mixed; for CutMix corrected to the area really kept.
+        box: (top, bottom, left, right) of the pasted rectangle, or None for mixup.
+    """
+
+    lam: float
+    box: tuple[int, int, int, int] | None
+
+
+class BatchMixer:
+    """Draws and applies mixup or CutMix.
+
+    Args:
+        num_classes: width of the mixed targets.
+        seed: the run's seed.
+        mixup: alpha of mixup's Beta(alpha, alpha), 0 for no mixup.
+        cutmix: alpha of CutMix's Beta(alpha, alpha), 0 for no CutMix.
+        probability: chance that a step is mixed at all.
+        switch: chance of CutMix where both are on.
+
+    Raises:
+        ValueError: for a negative alpha, a chance outside 0..1, or fewer than one class.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        seed: int,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        probability: float = 1.0,
+        switch: float = 0.5,
+    ) -> None:
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if alpha < 0:
+                raise ValueError(f"{name}={alpha} must be 0 (off) or a positive Beta parameter such as 0.8")
+        for name, chance in (("mix_probability", probability), ("mix_switch", switch)):
+            if not 0 <= chance <= 1:
+                raise ValueError(f"{name}={chance} is a probability: give a number from 0 to 1")
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1")
+        self.num_classes = num_classes
+        self.seed = seed
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.probability = probability
+        self.switch = switch
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any step may be mixed; if so, targets are float for every step, mixed or not."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+
+    def draw(self, step: int, height: int, width: int) -> Mix:
+        """The mix of global step ``step`` for images of the given size in pixels."""
+        random = generator(self.seed, step, streams.MIX)
+        if not self.enabled or random.random() >= self.probability:
+            return Mix(1.0, None)
+        both = self.mixup > 0 and self.cutmix > 0
+        paste = random.random() < self.switch if both else self.cutmix > 0
+        if not paste:
+            return Mix(float(random.beta(self.mixup, self.mixup)), None)
+        lam = float(random.beta(self.cutmix, self.cutmix))
+        return cut_box(lam, int(random.integers(height)), int(random.integers(width)), height, width)
+
+    def __call__(self, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+        """Mix a batch; ``images`` is changed in place.
+
+        Args:
+            images: (B, C, H, W) floating, any B.
+            targets: (B,) int64 class indices.
+            step: global step.
+
+        Returns:
+            images, and float32 (B, num_classes) targets, or the int64 targets where mixing is off altogether.
+        """
+        if not self.enabled:
+            return images, targets
+        mix = self.draw(step, images.shape[-2], images.shape[-1])
+        return mix_images(images, mix), mix_targets(targets, mix.lam, self.num_classes)
+
+
+def cut_box(lam: float, centre_y: int, centre_x: int, height: int, width: int) -> Mix:
+    """The CutMix rectangle of area (1 - lam) around a centre, clipped to the image, with lambda corrected."""
+    ratio = np.sqrt(1.0 - lam)
+    cut_height, cut_width = int(height * ratio), int(width * ratio)
+    top, bottom = max(centre_y - cut_height // 2, 0), min(centre_y + (cut_height + 1) // 2, height)
+    left, right = max(centre_x - cut_width // 2, 0), min(centre_x + (cut_width + 1) // 2, width)
+    return Mix(1.0 - (bottom - top) * (right - left) / float(height * width), (top, bottom, left, right))
+
+
+def mix_images(images: Tensor, mix: Mix) -> Tensor:
+    """Mix (B, C, H, W) images with their mirror in the batch, in place."""
+    if mix.lam == 1.0:
+        return images
+    if mix.box is None:
+        _blend_pairs(images, mix.lam)
+        return images
+    top, bottom, left, right = mix.box
+    region = images[:, :, top:bottom, left:right]
+    region.copy_(region.flip(0))  # flip copies first, so source and destination do not overlap
+    return images
+
+
+def _blend_pairs(images: Tensor, lam: float) -> None:
+    """Blend image i with image B - 1 - i, both ways, in place; the middle one of an odd batch is its own partner."""
+    size = images.shape[0]
+    # On the CPU pair by pair, which stays in cache and takes no second batch of memory; on a GPU all at once.
+    step = 1 if images.device.type == "cpu" and images[:1].numel() >= _CPU_PIECE_VALUES else max(1, size // 2)
+    for start in range(0, size // 2, step):
+        stop = min(start + step, size // 2)
+        first, second = images[start:stop], images[size - stop : size - start]
+        swapped = first.flip(0)
+        first.mul_(lam).add_(second.flip(0), alpha=1.0 - lam)
+        second.mul_(lam).add_(swapped, alpha=1.0 - lam)
+
+
+def mix_targets(targets: Tensor, lam: float, num_classes: int) -> Tensor:
+    """(B,) class indices to (B, num_classes) float32 weights: lam for the own class, 1 - lam for the partner's."""
+    weights = torch.zeros(targets.shape[0], num_classes, device=targets.device)
+    own = targets.view(-1, 1)
+    weights.scatter_(1, own, lam)
+    return weights.scatter_add_(1, own.flip(0), torch.full_like(own, 1.0 - lam, dtype=torch.float32))

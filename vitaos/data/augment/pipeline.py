@@ -1,0 +1,264 @@
+"""Augmentation of whole batches on the device: flip, RandAugment or colour jitter, normalise, erase, mix.
+
+The order is that of timm's training pipeline after the random crop, which the loader has done. uint8 images go in,
+normalised ones come out. Every draw of an image is a function of (seed, epoch, position in the global order), every
+draw of a step of (seed, global step); all are made on the host with NumPy and travel to the device in one copy, so
+nothing here waits for the device.
+"""
+
+import warnings
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitaos.batch import Batch
+from vitaos.counter_rng import uniforms
+from vitaos.data.augment import streams
+from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
+from vitaos.data.augment.erasing import RandomErasing
+from vitaos.data.augment.mixup import BatchMixer
+from vitaos.data.augment.op_batch import Layer
+from vitaos.data.augment.op_executor import LayerRunner, mean_colour, put_images, take_images
+from vitaos.data.augment.randaugment import RandAugment, parse_randaugment
+from vitaos.data.augment.staging import Parcel
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+class Normalizer:
+    """(x / 255 - mean) / std for uint8 images, by channel."""
+
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        dtype: torch.dtype = torch.float32,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        self.channels_last = channels_last
+        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+        self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to a new normalised tensor of the chosen type and memory format."""
+        if images.device not in self._placed:
+            self._placed[images.device] = (self._scale.to(images.device), self._shift.to(images.device))
+        scale, shift = self._placed[images.device]
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        out = torch.empty(images.shape, device=images.device, memory_format=layout)
+        torch.mul(images, scale, out=out)
+        return out.add_(shift).to(self.dtype)
+
+
+class EvalNormalize:
+    """The evaluation transform: uint8 images are normalised, floating ones taken as normalised by the loader.
+
+    Args:
+        mean: mean of each channel in 0..1.
+        std: standard deviation of each channel in 0..1.
+        dtype: type of the result.
+        channels_last: give the result that memory format.
+    """
+
+    def __init__(
+        self,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        dtype: torch.dtype = torch.float32,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        self._normalize = Normalizer(mean, std, dtype, channels_last=channels_last)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 or normalised floating images to normalised ones of the chosen type."""
+        if not images.is_floating_point():
+            return self._normalize(images)
+        layout = torch.channels_last if self._normalize.channels_last else torch.contiguous_format
+        return images.to(self._normalize.dtype, memory_format=layout)
+
+
+class MixOnly:
+    """For batches that timm's CPU workers have augmented and normalised: mixup and CutMix alone.
+
+    Args are those of :class:`DeviceAugment` that concern mixing and the form of the result.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        seed: int,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        mix_probability: float = 1.0,
+        mix_switch: float = 0.5,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        self.mixer = BatchMixer(
+            num_classes=num_classes,
+            seed=seed,
+            mixup=mixup,
+            cutmix=cutmix,
+            probability=mix_probability,
+            switch=mix_switch,
+        )
+        self.dtype = dtype
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Mix a batch of normalised floating images; the batch itself is left as it was.
+
+        Raises:
+            ValueError: for uint8 images, which have not been normalised.
+        """
+        del epoch  # mixing follows the global step alone
+        if not batch.images.is_floating_point():
+            raise ValueError(
+                "augment=timm expects images that the loader has normalised, but got uint8; use augment=device for them"
+            )
+        images = batch.images.to(self.dtype, copy=self.mixer.enabled, memory_format=self.layout)
+        return self.mixer(images, batch.targets, step=step)
+
+
+class DeviceAugment:
+    """The whole training augmentation of a uint8 batch, on CPU and CUDA tensors alike.
+
+    Args:
+        img_size: side of the images in pixels, or (height, width).
+        num_classes: width of mixed targets.
+        seed: the run's seed.
+        mean, std: of each channel, in 0..1; the mean is also what geometric operations fill with.
+        hflip: chance of a horizontal flip.
+        randaugment: timm's config string, or None.
+        color_jitter: strength, or (brightness, contrast, saturation); as in timm without effect while RandAugment is
+            on, unless its set is one of timm's "3a" sets.
+        erasing, erasing_mode, erasing_count: chance, filling ("pixel", "rand", "const") and most rectangles an image.
+        mixup, cutmix: Beta parameters, 0 for off; mix_probability: chance that a step is mixed; mix_switch: chance of
+            CutMix where both are on.
+        three_augment: DeiT III's choice of greyscale, solarize or blur, before the colour jitter (0.3 there).
+        dtype: floating type of the images given out.
+        channels_last: give them that memory format.
+
+    Raises:
+        ValueError: for an impossible value, naming it, and for three_augment together with randaugment.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | tuple[int, int],
+        num_classes: int,
+        seed: int,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        hflip: float = 0.5,
+        randaugment: str | None = "rand-m9-mstd0.5-inc1",
+        color_jitter: float | tuple[float, ...] | None = 0.4,
+        erasing: float = 0.25,
+        erasing_mode: str = "pixel",
+        erasing_count: int = 1,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        mix_probability: float = 1.0,
+        mix_switch: float = 0.5,
+        three_augment: bool = False,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        if not 0 <= hflip <= 1:
+            raise ValueError(f"hflip={hflip} is a probability: give a number from 0 to 1")
+        self.height, self.width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.seed = seed
+        self.hflip = hflip
+        self.policies = _policies(randaugment, color_jitter, three_augment)
+        self.runner = LayerRunner(mean_colour(mean))
+        self.normalize = Normalizer(mean, std, dtype, channels_last=channels_last)
+        self.eraser = RandomErasing(seed=seed, probability=erasing, mode=erasing_mode, count=erasing_count)
+        self.mixer = BatchMixer(
+            num_classes=num_classes,
+            seed=seed,
+            mixup=mixup,
+            cutmix=cutmix,
+            probability=mix_probability,
+            switch=mix_switch,
+        )
+
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Augment a batch; the batch itself is left as it was.
+
+        Args:
+            batch: uint8 images (B, 3, H, W) and targets on the device; positions on the CPU.
+            epoch: 0-based epoch.
+            step: global step, counted over the whole run.
+
+        Returns:
+            (B, 3, H, W) normalised images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
+        """
+        self._check(batch)
+        positions = host_positions(batch.positions)
+        parcel = Parcel()
+        flips = self._plan_flips(parcel, epoch, positions)
+        groups = self.runner.plan(parcel, self.draw_layers(epoch, positions), self.height, self.width)
+        boxes = self.eraser.plan(parcel, epoch, positions, self.height, self.width)
+        arrived = parcel.send(batch.images.device)
+
+        images = batch.images.clone(memory_format=torch.contiguous_format)
+        if flips is not None:
+            put_images(images, arrived[flips], take_images(images, arrived[flips]).flip(-1))
+        images = self.normalize(self.runner.run(images, groups, arrived))
+        images = self.eraser.apply(images, boxes, arrived)
+        return self.mixer(images, batch.targets, step=step)
+
+    def draw_layers(self, epoch: int, positions: NDArray[np.int64]) -> list[Layer]:
+        """The colour and geometry operations of the images at these positions."""
+        return [layer for policy in self.policies for layer in policy.draw(self.seed, epoch, positions)]
+
+    def _plan_flips(self, parcel: Parcel, epoch: int, positions: NDArray[np.int64]) -> int | None:
+        if self.hflip == 0:
+            return None
+        flipped = np.flatnonzero(uniforms(self.seed, epoch, positions, streams.FLIP, 1)[:, 0] < self.hflip)
+        return parcel.add(flipped) if len(flipped) else None
+
+    def _check(self, batch: Batch) -> None:
+        images = batch.images
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1:] != (3, self.height, self.width):
+            raise ValueError(
+                f"augment=device expects uint8 images of shape (B, 3, {self.height}, {self.width}), "
+                f"but got {images.dtype} of shape {tuple(images.shape)}"
+            )
+
+
+def host_positions(positions: Tensor) -> NDArray[np.int64]:
+    """Positions as a NumPy array; they should be on the CPU, for a copy from a device makes the host wait."""
+    if positions.device.type != "cpu":
+        warnings.warn(
+            "batch.positions is on the device, so every step waits for it: leave positions on the CPU",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return positions.cpu().numpy()
+
+
+def _policies(
+    randaugment: str | None, color_jitter: float | tuple[float, ...] | None, three_augment: bool
+) -> list[RandAugment | ColorJitter | ThreeAugment]:
+    policies: list[RandAugment | ColorJitter | ThreeAugment] = []
+    if randaugment and three_augment:
+        raise ValueError("three_augment=true replaces RandAugment: set randaugment=null, or three_augment=false")
+    if randaugment:
+        policies.append(parse_randaugment(randaugment))
+    if three_augment:
+        policies.append(ThreeAugment())
+    jitter = parse_color_jitter(color_jitter)
+    if jitter is not None and (not randaugment or "3a" in randaugment):
+        policies.append(jitter)
+    return policies

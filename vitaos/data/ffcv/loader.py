@@ -1,0 +1,248 @@
+"""Loaders over betons: a pool of threads, fresh memory for every batch, and errors that arrive.
+
+Every batch is split into pieces that the threads of a pool make; a bounded number of batches is under way at a time. A
+thread's exception is raised where the batch is consumed. Nothing here draws random numbers: what a batch holds
+follows from its keys, so the number of threads and the history of the loader make no difference.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitaos.batch import Batch
+from vitaos.data.corrupt_images import BadImageError, BadImages, OnBad
+from vitaos.data.crops import CropSettings, training_crops
+from vitaos.data.ffcv.reader import Beton
+from vitaos.data.order import TrainOrder, evaluation_indices, spread_indices
+from vitaos.data.resize import RESIZERS, Resize, cut_box, cut_centre, empty_batch
+
+PIECES_PER_WORKER = 4
+"""Pieces of a batch for each thread: enough that a slow image does not leave the others idle."""
+
+
+_NOTHING: Final = np.empty((0, 0, 3), dtype=np.uint8)
+
+
+class _Views(NamedTuple):
+    """One batch to make. ``epoch`` is None in evaluation."""
+
+    epoch: int | None
+    positions: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+class _Memory(NamedTuple):
+    """Where a batch is made.
+
+    Attributes:
+        images: (B, 3, S, S) uint8.
+        views: the same memory as (B, S, S, 3), for the threads.
+        targets: (B,) int64.
+    """
+
+    images: Tensor
+    views: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+
+
+class _Underway(NamedTuple):
+    """A batch that is being made."""
+
+    views: _Views
+    memory: _Memory
+    pieces: list[Future[None]]
+
+
+class BatchPool:
+    """Makes batches of a beton in threads, a bounded number ahead of their use.
+
+    Args:
+        beton: the images.
+        img_size: side of the square output.
+        resize: ``bicubic`` or ``area``.
+        workers: threads; one for 0.
+        prefetch: batches made ahead of the one in use.
+        pin_memory: hand out page-locked memory.
+        on_bad: what to do with a record that will not decode.
+        crop: the random resized crop of training; None for evaluation.
+        eval_resize: shorter side before the centre crop; evaluation only.
+    """
+
+    def __init__(
+        self, beton: Beton, *, img_size: int, resize: Resize, workers: int, prefetch: int, pin_memory: bool,
+        on_bad: OnBad, crop: CropSettings | None = None, eval_resize: int = 0,
+    ) -> None:  # fmt: skip
+        self._beton = beton
+        self._img_size = img_size
+        self._resize = beton.area if resize == "area" else RESIZERS[resize]
+        self._workers = max(1, workers)
+        self._prefetch = prefetch
+        self._pin_memory = pin_memory
+        self._crop = crop
+        self._eval_resize = eval_resize
+        self.bad = BadImages(len(beton), on_bad, str(beton.path), evaluation=crop is None)
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self._workers, thread_name_prefix="vitaos-loader")
+
+    def batches(self, keys: Iterable[_Views]) -> Iterator[Batch]:
+        """The batches of the keys, in order.
+
+        Raises:
+            BadImageError: under ``on_bad=fail`` for a record that does not decode; when too many do not.
+            RuntimeError: when a thread failed for another reason; names the record.
+        """
+        if self._pool is None:
+            raise ValueError("this loader is closed")
+        underway: deque[_Underway] = deque()
+        try:
+            for views in keys:
+                underway.append(self._start(self._pool, views))
+                if len(underway) > self._prefetch:
+                    yield _finished(underway.popleft())
+            while underway:
+                yield _finished(underway.popleft())
+        finally:
+            left = [piece for batch in underway for piece in batch.pieces]
+            for piece in left:
+                piece.cancel()
+            wait(left)
+
+    def close(self) -> None:
+        """End the threads; pieces not yet begun are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _start(self, pool: ThreadPoolExecutor, views: _Views) -> _Underway:
+        count = len(views.indices)
+        images_B3SS, views_BSS3 = empty_batch(count, self._img_size, pin_memory=self._pin_memory)
+        memory = _Memory(images_B3SS, views_BSS3, np.empty(count, dtype=np.int64))
+        boxes_B4 = self._boxes(views, views.indices, slice(None))
+        # Repeats of an image follow each other; a piece ends where the image changes, so each is decoded once.
+        groups = np.flatnonzero(np.diff(views.indices, prepend=-1))
+        step = max(1, len(groups) // (self._workers * PIECES_PER_WORKER))
+        bounds = [*groups[::step].tolist(), count]
+        pieces = [
+            pool.submit(self._make, views, memory, boxes_B4, range(start, end)) for start, end in pairwise(bounds)
+        ]
+        return _Underway(views, memory, pieces)
+
+    def _boxes(self, views: _Views, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
+        """Crop boxes of the batch's places when they show the images ``indices``."""
+        if views.epoch is None or self._crop is None:
+            return None
+        heights, widths = self._beton.heights[indices], self._beton.widths[indices]
+        return training_crops(self._crop, views.epoch, views.positions[places], heights, widths)
+
+    def _make(self, views: _Views, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
+        """Fill some places of a batch; runs in a thread."""
+        last, found, image_HW3 = -1, -1, _NOTHING
+        for place in places:
+            index = int(views.indices[place])
+            try:
+                if index != last:
+                    found, image_HW3 = self.bad.decode(index, self._beton.image)
+                    last = index
+                memory.targets[place] = self._beton.targets[found]
+                out_SS3 = memory.views[place]
+                if boxes_B4 is None:
+                    cut_centre(image_HW3, self._eval_resize, out_SS3, self._resize)
+                    continue
+                box = boxes_B4[place]
+                if found != index:
+                    replaced = self._boxes(views, np.array([found]), slice(place, place + 1))
+                    assert replaced is not None
+                    box = replaced[0]
+                cut_box(image_HW3, box, out_SS3, self._resize)
+            except BadImageError:
+                raise
+            except Exception as error:
+                raise RuntimeError(f"loading record {index} of {self._beton.path} failed: {error}") from error
+
+
+def _finished(batch: _Underway) -> Batch:
+    """Wait for a batch; an exception of a thread is raised here, after the threads have let go of the batch."""
+    wait(batch.pieces)
+    for piece in batch.pieces:
+        piece.result()
+    return Batch(batch.memory.images, torch.from_numpy(batch.memory.targets), torch.from_numpy(batch.views.positions))
+
+
+class FfcvTrainLoader:
+    """Training batches from a beton; see :class:`vitaos.data.TrainLoader` for what it promises.
+
+    Args:
+        beton: the images.
+        order: who sees which image when.
+        crop: the random resized crop and the seed of its draws.
+        img_size, resize, workers, prefetch, pin_memory, on_bad: as :class:`BatchPool`.
+    """
+
+    def __init__(
+        self, beton: Beton, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
+        workers: int = 1, prefetch: int = 2, pin_memory: bool = False, on_bad: OnBad = "skip",
+    ) -> None:  # fmt: skip
+        self._order = order
+        self._pool = BatchPool(
+            beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
+            on_bad=on_bad, crop=crop,
+        )  # fmt: skip
+        self.steps_per_epoch = order.steps_per_epoch
+        self.images_per_epoch = order.images_per_epoch
+
+    @property
+    def bad_records(self) -> list[int]:
+        """Records found unreadable so far by this process, each replaced by the next good one."""
+        return self._pool.bad.indices
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
+        return self._pool.batches(
+            _Views(epoch, micro.positions, micro.indices) for micro in self._order.micro_batches(epoch, start_step)
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.close()
+
+
+class FfcvEvalLoader:
+    """This rank's share of an evaluation, every image once, uint8 centre crops; positions are dataset indices."""
+
+    def __init__(
+        self, beton: Beton, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
+        resize: Resize = "bicubic", workers: int = 1, prefetch: int = 2, pin_memory: bool = False,
+        on_bad: OnBad = "fail",
+    ) -> None:  # fmt: skip
+        self.class_names = beton.class_names
+        self.num_images = len(beton)
+        self._indices = evaluation_indices(len(beton), rank, world)
+        self._batch_size = batch_size
+        self._pool = BatchPool(
+            beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
+            on_bad=on_bad, eval_resize=eval_resize,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches(self._indices)
+
+    def spread(self, images: int) -> Iterator[Batch]:
+        """That many images at even distances over the whole dataset, whatever this rank's share."""
+        return self._batches(spread_indices(self.num_images, images))
+
+    def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
+        shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
+        return self._pool.batches(_Views(None, share, share) for share in shares)
+
+    def file_names(self) -> None:
+        """A beton does not keep the names of the files it was written from."""
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.close()

@@ -1,0 +1,299 @@
+"""The records of a beton, written by FFCV's own writer under a watch: a worker that dies is an error, never a wait.
+
+FFCV's ``DatasetWriter`` gives the file format (header, shared metadata, pages, table of allocations). Its own loop
+waits for ever when a worker dies and cannot leave a record out, so the processes are started and watched here.
+"""
+
+import io
+import multiprocessing
+import os
+import queue
+import signal
+import traceback
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.rgb_image import encode_jpeg
+from ffcv.memory_allocator import MemoryAllocator
+from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitaos.counter_rng import mix
+from vitaos.data.corrupt_images import BadImageError
+from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, decodes
+from vitaos.data.ffcv.writer import Progress, WriteOptions
+from vitaos.data.folder.files import ImageFolder, reason_of, to_rgb
+
+CHUNK: Final = 32
+"""Images handed to a worker at a time."""
+
+LARGEST_PAGE: Final = 1 << 30
+UNBOUNDED_RECORD: Final = 1 << 26
+"""Room for one record when no bound is given: 22 megapixels raw, far more as JPEG."""
+
+MAX_SIDE: Final = 65535
+"""Largest side the format can say."""
+
+WATCH_SECONDS: Final = 0.5
+ORPHAN_SECONDS: Final = 5.0
+
+
+class Record(NamedTuple):
+    """One image as it is stored."""
+
+    mode: int
+    height: int
+    width: int
+    content: NDArray[np.uint8]
+
+
+class _Done(NamedTuple):
+    """A worker's word that some images are through, with the reasons of those that did not decode."""
+
+    images: int
+    reasons: dict[int, str]
+
+
+class _Finished(NamedTuple):
+    """A worker's last word: where it put what."""
+
+    allocations: list[tuple[int, int, int]]
+
+
+class _Failed(NamedTuple):
+    """A worker's last word when something went wrong that is not an image's fault."""
+
+    trace: str
+
+
+class _Job(NamedTuple):
+    """What all workers share."""
+
+    folder: ImageFolder
+    options: WriteOptions
+    allocator: Any
+
+
+class _Sink(Protocol):
+    def put(self, message: _Done | _Finished | _Failed, /) -> None: ...
+
+
+def encode(path: Path, index: int, options: WriteOptions) -> Record:
+    """Decode a file and make its record.
+
+    Raises:
+        BadImageError: with the reason, when it does not decode or cannot be stored.
+    """
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            pixels_HW3 = np.asarray(to_rgb(image))
+            plain = image.format == "JPEG" and image.mode in ("RGB", "L") and "progressive" not in image.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadImageError(reason_of(error)) from error
+    bounded_HW3 = _bounded(pixels_HW3, options.max_resolution)
+    height, width = bounded_HW3.shape[:2]
+    if max(height, width) > MAX_SIDE:
+        raise BadImageError(f"{width} x {height} pixels are more than a beton can hold: set max_resolution")
+    if not _as_jpeg(index, options):
+        return Record(RAW_MODE, height, width, np.ascontiguousarray(bounded_HW3).reshape(-1))
+    encoded = encode_jpeg(bounded_HW3, options.quality)
+    if plain and bounded_HW3 is pixels_HW3 and len(data) <= len(encoded):
+        own = np.frombuffer(data, dtype=np.uint8)
+        # Pillow shrugs at stray bytes and damaged blocks that FFCV's decoder refuses when the record is read.
+        encoded = own if decodes(own, height, width) else encoded
+    return Record(JPEG_MODE, height, width, encoded)
+
+
+def _bounded(image_HW3: NDArray[np.uint8], max_resolution: int) -> NDArray[np.uint8]:
+    """Shrink so that the longer side is at most ``max_resolution`` (0: leave as it is)."""
+    longer = max(image_HW3.shape[:2])
+    if max_resolution == 0 or longer <= max_resolution:
+        return image_HW3
+    height, width = (max(1, round(side * max_resolution / longer)) for side in image_HW3.shape[:2])
+    return np.asarray(cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _as_jpeg(index: int, options: WriteOptions) -> bool:
+    """Whether a record is a JPEG: for ``proportion`` a fixed draw of its index, the same in every writing."""
+    if options.mode == "proportion":
+        return float(mix(index)) / 2.0**64 < options.fraction
+    return options.mode == "jpg"
+
+
+def _page_size(options: WriteOptions) -> int:
+    """Bytes of a page, which must hold the largest record: FFCV's 8 MiB for usual sizes, less for tiny images."""
+    needed = 3 * options.max_resolution**2 if options.max_resolution else UNBOUNDED_RECORD
+    size = MIN_PAGE_SIZE if needed <= MIN_PAGE_SIZE // 16 else 4 * MIN_PAGE_SIZE
+    while size < needed and size < LARGEST_PAGE:
+        size *= 2
+    return size
+
+
+def _work(chunks: Any, sink: _Sink, metadata: NDArray[Any], job: _Job) -> None:
+    """Write the images of chunks until there are no more."""
+    image_column, label_column = metadata.dtype.names or ("", "")
+    images, labels = metadata[image_column], metadata[label_column]
+    folder, options, allocator = job
+    with allocator:
+        while (chunk := chunks()) is not None:
+            reasons: dict[int, str] = {}
+            for index in chunk:
+                try:
+                    record = encode(folder.path(index), index, options)
+                    if record.content.nbytes > allocator.page_size:
+                        raise BadImageError(
+                            f"its record of {record.content.nbytes} bytes is too large: set max_resolution"
+                        )
+                except BadImageError as error:
+                    reasons[index] = str(error)
+                    continue
+                allocator.set_current_sample(index)
+                place = images[index : index + 1]
+                place["mode"], place["height"], place["width"] = record.mode, record.height, record.width
+                place["data_ptr"], storage = allocator.malloc(record.content.nbytes)
+                storage[:] = record.content
+                labels[index] = folder.targets[index]
+            sink.put(_Done(len(chunk), reasons))
+    sink.put(_Finished(allocator.allocations))
+
+
+def _work_in_process(tasks: Any, sink: Any, shared: Any, metadata_type: np.dtype[Any], job: _Job) -> None:
+    """A worker process; it ends by itself when the one that started it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(1)
+    parent = os.getppid()
+
+    def chunks() -> list[int] | None:
+        while os.getppid() == parent:
+            try:
+                chunk: list[int] | None = tasks.get(timeout=ORPHAN_SECONDS)
+            except queue.Empty:
+                continue
+            return chunk
+        return None
+
+    try:
+        _work(chunks, sink, np.frombuffer(shared.buf, dtype=metadata_type), job)
+    except BaseException:  # whatever it was, the one who waits must hear of it
+        sink.put(_Failed(traceback.format_exc()))
+
+
+class RecordWriter(DatasetWriter):
+    """Writes the records of a folder to a file in FFCV's format.
+
+    Args:
+        path: the file, to be replaced.
+        folder: what to write; files that do not decode are left out.
+        options: how images are stored.
+        workers: processes; 0 writes in this process.
+    """
+
+    def __init__(self, path: Path, folder: ImageFolder, options: WriteOptions, workers: int) -> None:
+        fields = {"image": RGBImageField(), "label": IntField()}
+        super().__init__(str(path), fields, page_size=_page_size(options), num_workers=max(1, workers))
+        self._folder = folder
+        self._options = options
+        self._workers = workers
+        self._reasons: dict[int, str] = {}
+        self._allocations: list[tuple[int, int, int]] = []
+        self._done = 0
+        self._finished = 0
+
+    def write(self, on_progress: Progress) -> dict[int, str]:
+        """Write everything; where no file decodes the beton stays unfinished.
+
+        Returns:
+            the reason for each file that did not decode, by its index in the folder.
+
+        Raises:
+            RuntimeError: when a worker fails or dies.
+        """
+        self.num_samples = len(self._folder)
+        self.prepare()
+        try:
+            allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+            job = _Job(self._folder, self._options, allocator)
+            chunks = [list(range(at, min(at + CHUNK, self.num_samples))) for at in range(0, self.num_samples, CHUNK)]
+            if self._workers == 0:
+                self._write_here(job, chunks, on_progress)
+            else:
+                self._write_in_processes(job, chunks, on_progress)
+            if len(self._reasons) < self.num_samples:
+                self._leave_out_unreadable()
+                self.finalize(self._allocations)
+        finally:
+            self.metadata_sm.close()
+            self.metadata_sm.unlink()
+        return self._reasons
+
+    def _write_here(self, job: _Job, chunks: list[list[int]], on_progress: Progress) -> None:
+        left = iter(chunks)
+        writer = self
+
+        class Here:
+            def put(self, message: _Done | _Finished | _Failed, /) -> None:
+                writer._hear(message, on_progress)
+
+        metadata = np.frombuffer(self.metadata_sm.buf, dtype=self.metadata_type)
+        _work(lambda: next(left, None), Here(), metadata, job)
+
+    def _write_in_processes(self, job: _Job, chunks: list[list[int]], on_progress: Progress) -> None:
+        context = multiprocessing.get_context("fork")
+        tasks, messages = context.Queue(), context.Queue()
+        arguments = (tasks, messages, self.metadata_sm, self.metadata_type, job)
+        workers = [context.Process(target=_work_in_process, args=arguments, daemon=True) for _ in range(self._workers)]
+        for worker in workers:
+            worker.start()
+        for chunk in [*chunks, *[None] * self._workers]:
+            tasks.put(chunk)
+        try:
+            while self._finished < self._workers:
+                try:
+                    self._hear(messages.get(timeout=WATCH_SECONDS), on_progress)
+                except queue.Empty:
+                    _refuse_dead(workers)
+        finally:
+            tasks.cancel_join_thread()
+            for worker in workers:
+                if self._finished < self._workers:
+                    worker.terminate()
+                worker.join()
+
+    def _hear(self, message: _Done | _Finished | _Failed, on_progress: Progress) -> None:
+        if isinstance(message, _Done):
+            self._done += message.images
+            self._reasons.update(message.reasons)
+            on_progress(self._done, self.num_samples, len(self._reasons))
+        elif isinstance(message, _Finished):
+            self._finished += 1
+            self._allocations += message.allocations
+        else:
+            raise RuntimeError(f"a writing process failed:\n{message.trace}")
+
+    def _leave_out_unreadable(self) -> None:
+        """Close the gaps of unreadable files: the records that were written become 0, 1, 2, ... in order."""
+        if not self._reasons:
+            return
+        kept = np.setdiff1d(np.arange(self.num_samples), np.array(list(self._reasons)))
+        metadata = np.frombuffer(self.metadata_sm.buf, dtype=self.metadata_type)
+        metadata[: len(kept)] = metadata[kept]
+        metadata[len(kept) :] = np.zeros((), dtype=self.metadata_type)
+        places = {int(index): place for place, index in enumerate(kept)}
+        self._allocations = [(places[index], pointer, size) for index, pointer, size in self._allocations]
+        self.header["num_samples"] = len(kept)
+
+
+def _refuse_dead(workers: list[Any]) -> None:
+    """Raise when a worker ended without a word (killed for memory, crashed in native code)."""
+    for worker in workers:
+        if worker.exitcode not in (None, 0):
+            raise RuntimeError(
+                f"a writing process died with exit code {worker.exitcode} "
+                "(killed, perhaps for memory): lower workers or free memory, and write again"
+            )

@@ -1,0 +1,251 @@
+"""Class folders into a beton and its card: every image decoded once, nothing half-written ever looks finished."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitaos.data.corrupt_images import OnBad
+from vitaos.data.ffcv.manifest import BetonCard, all_checksums, card_path, read_card, write_card
+from vitaos.data.ffcv.reader import native, open_beton
+from vitaos.data.folder.digits import move_into_place
+from vitaos.data.folder.files import ImageFolder, list_files, refuse_empty_classes
+
+Mode = Literal["jpg", "raw", "proportion"]
+MODES: Final = ("jpg", "raw", "proportion")
+DIGITS_FOLDER: Final = "digits-1-ffcv"
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How images are stored.
+
+    Attributes:
+        mode: ``jpg``, ``raw`` pixels, or ``proportion``: a share of the images as JPEG, the others raw (FFCV's
+            published ImageNet setting: 500 px, half of them at quality 90). Raw costs disk, JPEG costs decoding.
+        max_resolution: bound of the longer side in pixels; larger images are shrunk by area averaging. 0: no bound.
+        quality: of the JPEGs. A JPEG that needs no shrinking keeps its own bytes where they are no longer than this
+            quality would make them.
+        fraction: share of JPEGs for ``proportion``.
+    """
+
+    mode: Mode = "jpg"
+    max_resolution: int = 500
+    quality: int = 90
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be in 1..100, got {self.quality}")
+        if not 0.0 <= self.fraction <= 1.0:
+            raise ValueError(f"fraction must be in 0..1, got {self.fraction}")
+        if self.max_resolution < 0:
+            raise ValueError(f"max_resolution must be 0 (no bound) or a number of pixels, got {self.max_resolution}")
+
+
+class Unreadable(NamedTuple):
+    """A file that did not decode, and why."""
+
+    path: str
+    reason: str
+
+
+class WriteReport(NamedTuple):
+    """What was written.
+
+    Attributes:
+        num_images: records in the beton.
+        unreadable: files left out.
+        already_there: the beton was finished before, nothing was done.
+    """
+
+    num_images: int
+    unreadable: list[Unreadable]
+    already_there: bool
+
+
+Progress = Callable[[int, int, int], None]
+"""Told (done, total, unreadable) while images are written."""
+
+
+def write_beton(
+    source: str | Path,
+    out: str | Path,
+    options: WriteOptions | None = None,
+    *,
+    workers: int = 0,
+    on_bad: OnBad = "fail",
+    on_progress: Progress = lambda _done, _total, _unreadable: None,
+) -> WriteReport:
+    """Write the images of class folders into ``out`` and its card ``out.json``, under temporary names until finished.
+
+    Args:
+        source: folder with one folder a class.
+        out: the ``.beton``; when it is there and finished with the same source and options, nothing is done.
+        options: how images are stored.
+        workers: writing processes; 0 writes in this process.
+        on_bad: files that do not decode are listed in ``out.unreadable.txt``; ``fail`` then writes no beton, ``skip``
+            leaves them out.
+        on_progress: told how far it is.
+
+    Raises:
+        ValueError: bad source or options, unreadable files under ``fail``, another beton in the way, a dead worker.
+    """
+    options = options if options is not None else WriteOptions()
+    out = Path(out)
+    if out.suffix != ".beton":
+        raise ValueError(f"out must end in .beton, got {out}")
+    folder = list_files(source)
+    done = _finished_before(folder, out, options)
+    if done is not None:
+        return done
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(out)
+    unfinished = _unfinished_name(out)
+    try:
+        unreadable, kept_N = _write_records(folder, unfinished, options, workers, on_progress)
+        _report(out, unreadable)
+        if len(unreadable) == len(folder):
+            raise ValueError(
+                f"none of the {len(folder)} files decodes, the first is {unreadable[0].path} ({unreadable[0].reason}); "
+                f"all are listed in {_report_path(out)}"
+            )
+        if unreadable and on_bad == "fail":
+            raise ValueError(
+                f"{len(unreadable)} of {len(folder)} files do not decode, the first is {unreadable[0].path} "
+                f"({unreadable[0].reason}); all are listed in {_report_path(out)}. "
+                "Repair or remove them, or leave them out with on_bad=skip"
+            )
+        targets_K = folder.targets[kept_N]
+        refuse_empty_classes(folder.class_names, targets_K, folder.root)
+        _finish(folder, targets_K, out, options, len(unreadable))
+    finally:
+        unfinished.unlink(missing_ok=True)
+        card_path(unfinished).unlink(missing_ok=True)
+    return WriteReport(len(targets_K), unreadable, already_there=False)
+
+
+def prepare_digit_betons(digits: Path) -> Path:
+    """Betons of the digits beside their folder, written once; several processes may call it together.
+
+    Returns:
+        the folder that holds ``train.beton`` and ``val.beton``.
+    """
+    finished = digits.parent / DIGITS_FOLDER
+    if finished.is_dir():
+        return finished
+    unfinished = digits.parent / f".{DIGITS_FOLDER}-{socket.gethostname()}-{os.getpid()}"
+    try:
+        for part in ("train", "val"):
+            write_beton(digits / part, unfinished / f"{part}.beton", WriteOptions(mode="raw", max_resolution=64))
+        move_into_place(unfinished, finished)
+    finally:
+        if unfinished.is_dir():
+            for file in unfinished.iterdir():
+                file.unlink()
+            unfinished.rmdir()
+    return finished
+
+
+def _write_records(
+    folder: ImageFolder, unfinished: Path, options: WriteOptions, workers: int, on_progress: Progress
+) -> tuple[list[Unreadable], NDArray[np.int64]]:
+    native()
+    from vitaos.data.ffcv.records import RecordWriter  # noqa: PLC0415  # FFCV is optional
+
+    writer = RecordWriter(unfinished, folder, options, workers)
+    reasons = writer.write(on_progress)
+    kept_N = np.setdiff1d(np.arange(len(folder)), np.fromiter(reasons, dtype=np.int64, count=len(reasons)))
+    return [Unreadable(str(folder.path(index)), reasons[index]) for index in sorted(reasons)], kept_N
+
+
+def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, options: WriteOptions, skipped: int) -> None:
+    """Check the written file by opening it, write its card, and give both their names."""
+    unfinished = _unfinished_name(out)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    beton = open_beton(unfinished)
+    assert np.array_equal(beton.targets, targets_K), "labels were written in another order"
+    card = BetonCard(
+        num_images=len(targets_K),
+        class_names=folder.class_names,
+        class_counts=np.bincount(targets_K, minlength=len(folder.class_names)).tolist(),
+        options=asdict(options),
+        source=str(folder.root.resolve()),
+        skipped=skipped,
+        size=unfinished.stat().st_size,
+        checksums=all_checksums(unfinished, beton.sections),
+    )
+    del beton
+    write_card(card, card_path(unfinished))
+    # The card first: a beton without its card would pass for one written elsewhere.
+    card_path(unfinished).replace(card_path(out))
+    unfinished.replace(out)
+    handle = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions) -> WriteReport | None:
+    """A report when the same beton is there already; ValueError when a different one is."""
+    card = read_card(out)
+    if not out.is_file():
+        return None
+    remedy = "remove it, or choose another out"
+    if card is None:
+        raise ValueError(f"{out} is there already and has no card: {remedy}")
+    if card.size != out.stat().st_size:
+        raise ValueError(f"{out} is there already but damaged ({out.stat().st_size} bytes of {card.size}): {remedy}")
+    wanted = asdict(options)
+    differs = [f"{key}={card.options.get(key)}" for key in wanted if card.options.get(key) != wanted[key]]
+    if card.source != str(folder.root.resolve()):
+        differs.append(f"source={card.source}")
+    if card.num_images + card.skipped != len(folder):
+        differs.append(f"{card.num_images + card.skipped} files")
+    counts = np.bincount(folder.targets, minlength=len(folder.class_names)).tolist()
+    if card.class_names != folder.class_names or (card.skipped == 0 and card.class_counts != counts):
+        differs.append("other classes or other counts of them")
+    if differs:
+        raise ValueError(f"{out} is there already, written with {', '.join(differs)}: {remedy}")
+    open_beton(out)
+    return WriteReport(card.num_images, [], already_there=True)
+
+
+def _report_path(out: Path) -> Path:
+    return out.with_name(out.name + ".unreadable.txt")
+
+
+def _report(out: Path, unreadable: list[Unreadable]) -> None:
+    """List the unreadable files with their reasons; no list when there are none."""
+    if not unreadable:
+        _report_path(out).unlink(missing_ok=True)
+        return
+    lines = [f"{item.path}\t{item.reason}\n" for item in unreadable]
+    _report_path(out).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def _unfinished_name(out: Path) -> Path:
+    return out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.writing")
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Files of writers on this machine that were killed."""
+    for leftover in out.parent.glob(f".{out.name}.{socket.gethostname()}.*.writing*"):
+        process = leftover.name.split(".writing")[0].rsplit(".", 1)[1]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+        except (ValueError, PermissionError):
+            continue

@@ -1,0 +1,211 @@
+"""Loaders over class folders: Pillow in worker processes; works everywhere, for any image format.
+
+Two engines: ``augment="device"`` hands out uint8 random resized crops, ``augment="timm"`` runs timm's whole CPU recipe.
+Both are functions of (seed, epoch, position) alone, whatever the number of workers, and start at any step without
+replay.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vitaos.batch import Batch
+from vitaos.counter_rng import seed_of
+from vitaos.data.corrupt_images import BadImages, OnBad
+from vitaos.data.crops import CropSettings, training_crops
+from vitaos.data.folder.files import ImageFolder
+from vitaos.data.folder.timm_transform import (
+    TimmSettings,
+    TimmTransform,
+    borrowed_generators,
+    seed_generators,
+    timm_transform,
+)
+from vitaos.data.order import TrainOrder, evaluation_indices, spread_indices
+from vitaos.data.resize import RESIZERS, Resize, cut_box, cut_centre, empty_batch
+from vitaos.data.streams import TIMM
+from vitaos.runtime.processes import ignore_requests_to_stop
+
+
+class _Views(NamedTuple):
+    """One batch for a worker to make. ``epoch`` is None in evaluation."""
+
+    epoch: int | None
+    positions: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+class _BatchDataset(Dataset[Batch]):
+    """Makes whole batches in a worker process; a key says everything a batch depends on."""
+
+    def __init__(
+        self, folder: ImageFolder, bad: BadImages, *, img_size: int, eval_resize: int, resize: Resize,
+        crop: CropSettings | None, transform: TimmTransform | None,
+    ) -> None:  # fmt: skip
+        self._folder = folder
+        self._bad = bad
+        self._img_size = img_size
+        self._eval_resize = eval_resize
+        self._resize = RESIZERS[resize]
+        self._crop = crop
+        self._transform = transform
+
+    def __getitem__(self, key: _Views) -> Batch:
+        if key.epoch is not None and self._transform is not None:
+            return self._by_timm(key, key.epoch)
+        images_B3SS, views_BSS3 = empty_batch(len(key.indices), self._img_size)
+        targets_B = np.empty(len(key.indices), dtype=np.int64)
+        for place, (target, image) in enumerate(self._decode(key.indices)):
+            image_HW3 = np.array(image)
+            targets_B[place] = target
+            if key.epoch is None or self._crop is None:
+                cut_centre(image_HW3, self._eval_resize, views_BSS3[place], self._resize)
+            else:
+                height, width = image_HW3.shape[:2]
+                box = training_crops(
+                    self._crop, key.epoch, key.positions[place : place + 1], np.array([height]), np.array([width])
+                )[0]
+                cut_box(image_HW3, box, views_BSS3[place], self._resize)
+        return Batch(images_B3SS, torch.from_numpy(targets_B), torch.from_numpy(key.positions))
+
+    def _by_timm(self, key: _Views, epoch: int) -> Batch:
+        assert self._transform is not None
+        assert self._crop is not None
+        images: list[torch.Tensor] = []
+        targets: list[int] = []
+        with borrowed_generators():
+            for position, (target, image) in zip(key.positions.tolist(), self._decode(key.indices), strict=True):
+                seed_generators(seed_of(self._crop.seed, epoch, position, TIMM))
+                images.append(self._transform(image))
+                targets.append(target)
+        return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(key.positions))
+
+    def _decode(self, indices_B: NDArray[np.int64]) -> Iterator[tuple[int, Image.Image]]:
+        """Target and image for each index; the repeats of repeated augmentation, which follow each other, are read
+        once.
+        """
+        last = -1
+        for index in indices_B.tolist():
+            if index != last:
+                found, image = self._bad.decode(index, self._folder.read)
+                last = index
+            yield int(self._folder.targets[found]), image
+
+
+class _Keys(Sampler[_Views]):
+    """The keys of the coming pass, set before each iteration of the data loader."""
+
+    def __init__(self) -> None:
+        self.keys: Callable[[], Iterator[_Views]] = lambda: iter(())
+
+    def __iter__(self) -> Iterator[_Views]:
+        return self.keys()
+
+
+def _prepare_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    ignore_requests_to_stop()
+
+
+def _data_loader(dataset: _BatchDataset, keys: _Keys, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_prepare_worker,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # the loader draws a seed nobody uses: not from the run's generator
+    )
+
+
+class FolderTrainLoader:
+    """Training batches from class folders; see :mod:`vitaos.data` for what a train loader promises.
+
+    Args:
+        folder: the images.
+        order: who sees which image when.
+        crop: the random resized crop and the seed of all draws.
+        img_size: side of the square output.
+        resize: how the device engine resizes.
+        timm: settings of timm's recipe, or None for the device engine.
+        workers: worker processes; 0 decodes in this process.
+        pin_memory: hand out page-locked memory.
+        on_bad: what to do with a file that will not decode.
+    """
+
+    def __init__(
+        self, folder: ImageFolder, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
+        timm: TimmSettings | None = None, workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
+    ) -> None:  # fmt: skip
+        transform = timm_transform(timm, img_size, crop) if timm is not None else None
+        self._order = order
+        self._bad = BadImages(len(folder), on_bad, str(folder.root))
+        self._keys = _Keys()
+        dataset = _BatchDataset(
+            folder, self._bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, transform=transform
+        )
+        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._keys, workers, pin_memory)
+        self.steps_per_epoch = order.steps_per_epoch
+        self.images_per_epoch = order.images_per_epoch
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
+        if self._loader is None:
+            raise ValueError("this loader is closed")
+        self._keys.keys = lambda: (
+            _Views(epoch, micro.positions, micro.indices) for micro in self._order.micro_batches(epoch, start_step)
+        )
+        yield from self._loader
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._loader = None
+
+
+class FolderEvalLoader:
+    """This rank's share of an evaluation, every image once, uint8 centre crops; positions are dataset indices."""
+
+    def __init__(
+        self, folder: ImageFolder, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
+        resize: Resize = "bicubic", workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
+    ) -> None:  # fmt: skip
+        self.class_names = folder.class_names
+        self.num_images = len(folder)
+        self._folder = folder
+        self._indices = evaluation_indices(len(folder), rank, world)
+        self._batch_size = batch_size
+        self._keys = _Keys()
+        bad = BadImages(len(folder), on_bad, str(folder.root), evaluation=True)
+        dataset = _BatchDataset(
+            folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize, crop=None, transform=None
+        )
+        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._keys, workers, pin_memory)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches(self._indices)
+
+    def spread(self, images: int) -> Iterator[Batch]:
+        """That many images at even distances over the whole dataset, whatever this rank's share."""
+        return self._batches(spread_indices(self.num_images, images))
+
+    def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
+        if self._loader is None:
+            raise ValueError("this loader is closed")
+        shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
+        self._keys.keys = lambda: (_Views(None, share, share) for share in shares)
+        return iter(self._loader)
+
+    def file_names(self) -> list[str]:
+        """Name of the file of every image of the dataset, by index."""
+        return [self._folder.path(index).name for index in range(self.num_images)]
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._loader = None

@@ -1,0 +1,68 @@
+"""What surrounds a model while it trains: seeds, memory order, recomputation, compilation, other processes."""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitaos.engine.statistics import running_buffers
+from vitaos.runtime.world import World
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that dropout and drop path draw from; on the host only, no synchronisation.
+
+    (torch.manual_seed does the same to every device and backend of the machine, at many times the price.)
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+def prepare_network(
+    model: nn.Module,
+    world: World,
+    *,
+    compile: bool = False,  # noqa: A002 - the word of the command line
+    channels_last: bool = False,
+    checkpoint_gradients: bool = False,
+) -> nn.Module:
+    """Change `model` in place (its state dict keeps its names) and return what the loop calls: it, or DDP around it.
+
+    Raises:
+        ValueError: the model cannot recompute its activations, or not without counting twice in running statistics.
+    """
+    if checkpoint_gradients:
+        enable: Any = getattr(model, "set_grad_checkpointing", None)
+        if enable is None:
+            raise ValueError(f"checkpoint_gradients=true, but {type(model).__name__} has no set_grad_checkpointing")
+        if running_buffers(model):
+            raise ValueError(
+                "checkpoint_gradients=true runs each block twice, and the running statistics of this model's batch "
+                "normalisation (re_attention has one) would count each batch twice; use a smaller "
+                "batch_size and accumulate instead"
+            )
+        enable(True)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compile:
+        model.compile()
+    if world.size == 1:
+        return model
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    # Buffers are constants, but for running statistics, which RunningStatistics keeps alike; sending them before each
+    # forward pass would be for nothing (torch renamed the switch).
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "broadcast_buffers" if "forward_sync_buffers" not in known else "forward_sync_buffers"
+    quiet: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True, **quiet)
+
+
+def gradient_exchange(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+    """Context of a micro-batch's forward and backward pass: ranks exchange their gradients after the last one only."""
+    if isinstance(network, DistributedDataParallel) and not last:
+        return network.no_sync()
+    return nullcontext()

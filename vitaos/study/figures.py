@@ -1,0 +1,93 @@
+"""The figures of a study: a metric by depth, and the training curves."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from vitaos.analysis.style import COLUMN, PAGE, colour, legend_below, legend_height, line_style, marker
+from vitaos.study.labels import labelled, title_of
+from vitaos.study.published import published_beside
+from vitaos.study.runs import Cell, Study
+
+__all__ = ["draw_by_depth", "draw_curves", "size_of"]
+
+
+def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
+    """Accuracy (or another metric) against depth: mean and standard deviation over seeds, hollow where published."""
+    axes = figure.subplots()
+    techniques = study.techniques
+    depths = sorted({cell.depth or 0 for cell in cells})
+    gap = min((after - before for before, after in pairwise(depths)), default=1)
+    handles, shows_published = [], False
+    for index, technique in enumerate(techniques):
+        own = [cell for cell in cells if cell.technique == technique]
+        if not own:
+            continue
+        shift = 0.03 * gap * (index - (len(techniques) - 1) / 2)
+        x = [(cell.depth or 0) + shift for cell in own]
+        look: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
+        spread = [math.nan if cell.std is None else cell.std for cell in own]  # no bar for one run
+        axes.errorbar(x, [cell.mean for cell in own], yerr=spread, capsize=2, elinewidth=0.8, **look)
+        for place, cell in zip(x, own, strict=True):
+            value = published_beside(study.metric, cell)
+            if value is not None:
+                axes.plot(place, value, linestyle="none", markerfacecolor="none", markersize=5, **look)
+                shows_published = True
+        handles.append((Line2D([], [], **look), title_of(technique)))
+    if shows_published:
+        hollow = Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="#555555")
+        handles.append((hollow, "published"))
+    axes.set_xticks(depths, [str(depth) if depth else "default" for depth in depths])
+    axes.set_xlabel("depth (blocks)")
+    axes.set_ylabel(labelled(study.metric))
+    legend_below(figure, [handle for handle, _ in handles], [label for _, label in handles])
+
+
+def draw_curves(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
+    """Accuracy and training loss by epoch: mean over seeds, band from the lowest to the highest; a column a depth."""
+    techniques = study.techniques
+    depths = sorted({cell.depth or 0 for cell in cells})
+    panels = figure.subplots(2, len(depths), sharex="col", sharey="row", squeeze=False)
+    for column, depth in enumerate(depths):
+        for row, key in enumerate((study.metric, "train_loss")):
+            axes = panels[row][column]
+            for cell in cells:
+                if (cell.depth or 0) == depth:
+                    _plot_curve(axes, cell, key, techniques.index(cell.technique))
+        panels[0][column].set_title(f"{depth} blocks" if depth else cells[0].model)
+        panels[1][column].set_xlabel("epoch")
+        panels[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0][0].set_ylabel(labelled(study.metric))
+    panels[1][0].set_ylabel("training loss")
+    shown = [index for index, name in enumerate(techniques) if any(cell.technique == name for cell in cells)]
+    handles = [Line2D([], [], color=colour(index), linestyle=line_style(index)) for index in shown]
+    legend_below(figure, handles, [title_of(techniques[index]) for index in shown])
+
+
+def _plot_curve(axes: Any, cell: Cell, key: str, index: int) -> None:
+    shade = colour(index)
+    by_epoch: dict[int, list[float]] = {}
+    for run in cell.runs:
+        for line in run.metrics:
+            if isinstance(line.get(key), (int, float)):
+                by_epoch.setdefault(int(line["epoch"]) + 1, []).append(float(line[key]))
+    epochs = sorted(by_epoch)
+    axes.plot(
+        epochs, [mean(by_epoch[epoch]) for epoch in epochs], color=shade, linestyle=line_style(index), linewidth=1
+    )
+    low, high = [min(by_epoch[epoch]) for epoch in epochs], [max(by_epoch[epoch]) for epoch in epochs]
+    axes.fill_between(epochs, low, high, color=shade, alpha=0.15, linewidth=0)
+
+
+def size_of(kind: str, study: Study, cells: Sequence[Cell]) -> tuple[float, float]:
+    """Width and height in inches of a figure: "curves", or a metric by depth."""
+    labels = [title_of(name) for name in study.techniques]
+    if kind != "curves":
+        return COLUMN, 2.3 + legend_height([*labels, "published"], COLUMN)
+    width = min(PAGE, max(COLUMN, 1.0 + 1.6 * len({cell.depth for cell in cells})))
+    return width, 3.4 + legend_height(labels, width)

@@ -1,0 +1,173 @@
+"""A depth-scaling study as Markdown, CSV and figures."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitaos.analysis.figures import new_figure
+from vitaos.analysis.style import style
+from vitaos.study.figures import draw_by_depth, draw_curves, size_of
+from vitaos.study.labels import describe, digits_of, labelled, name_of, title_of
+from vitaos.study.published import SOURCE, published_beside
+from vitaos.study.runs import PLAIN, Cell, Run, Study
+
+__all__ = ["write_report"]
+
+
+def write_report(study: Study, folder: Path) -> list[Path]:
+    """Write ``report.md``, ``table.csv`` (a row a cell), ``runs.csv`` (a row a run) and the figures.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / name for name in ("report.md", "table.csv", "runs.csv")]
+    figures = []
+    with style():
+        for model, data in _families(study):
+            cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
+            for kind, draw in ((name_of(study.metric), draw_by_depth), ("curves", draw_curves)):
+                figures.append(folder / f"{kind}_{model}_{data}.png")
+                figure = new_figure(size_of(kind, study, cells))
+                draw(figure, study, cells)
+                figure.savefig(figures[-1])
+    written[0].write_text(_markdown(study, figures), encoding="utf-8")
+    _write_rows(written[1], list(_table_rows(study)))
+    _write_rows(written[2], [_run_row(study, cell, run) for cell in study.cells for run in cell.runs])
+    return [*written, *figures]
+
+
+def _markdown(study: Study, figures: Sequence[Path]) -> str:
+    lines = [
+        "# Depth scaling",
+        "",
+        f"{labelled(study.metric)} of the last epoch; mean ± standard deviation over n seeds.",
+        "Difference: to plain at the same depth, with the 95% confidence interval of Welch's t.",
+    ]
+    for model, data in _families(study):
+        cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
+        has_published = any(published_beside(study.metric, cell) is not None for cell in cells)
+        lines += ["", f"## {model} on {data}", "", *_overview(study, cells), "", *_table(study, cells, has_published)]
+        if has_published:
+            lines += ["", f"Published: {SOURCE}."]
+        for figure in figures:
+            if figure.stem.endswith(f"_{model}_{data}"):
+                lines += ["", f"![{figure.stem}]({figure.name})"]
+    if study.notes:
+        lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
+    if study.unfinished:
+        lines += ["", "## Not finished, left out", "", *(f"- {_progress(run)}" for run in study.unfinished)]
+    lines += ["", "## Runs", "", "| run | seed | " + describe(study.metric) + " | epochs | hardware | command |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for cell in study.cells:
+        for run in cell.runs:
+            row = _run_row(study, cell, run)
+            keys = ("run", "seed", name_of(study.metric), "epochs", "hardware", "command")
+            lines.append("| " + " | ".join(str(row[key]).replace("|", "\\|") for key in keys) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _overview(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """A row a depth, a column a technique."""
+    techniques = [name for name in study.techniques if any(cell.technique == name for cell in cells)]
+    lines = [
+        "| blocks | " + " | ".join(title_of(name) for name in techniques) + " |",
+        "|---" * (1 + len(techniques)) + "|",
+    ]
+    for depth in dict.fromkeys(cell.depth for cell in cells):
+        by_technique = {cell.technique: _mean(study, cell) for cell in cells if cell.depth == depth}
+        row = [str(depth or "default"), *(by_technique.get(name, "") for name in techniques)]
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def _mean(study: Study, cell: Cell) -> str:
+    digits = digits_of(study.metric)
+    return f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
+
+
+def _table(study: Study, cells: Sequence[Cell], has_published: bool) -> list[str]:
+    digits = digits_of(study.metric)
+    lines = [
+        "| depth | technique | n | mean ± std | difference to plain |" + (" published |" if has_published else ""),
+        "|---|---|---|---|---|" + ("---|" if has_published else ""),
+    ]
+    for cell in cells:
+        row = f"| {cell.depth or ''} | {title_of(cell.technique)} | {len(cell.runs)} | {_mean(study, cell)} "
+        row += f"| {_difference(cell, digits)} |"
+        if has_published:
+            value = published_beside(study.metric, cell)
+            row += f" {'' if value is None else value} |"
+        lines.append(row)
+    return lines
+
+
+def _difference(cell: Cell, digits: int) -> str:
+    if cell.difference is None:
+        return "" if cell.technique == PLAIN else "not compared"
+    value, half = cell.difference.value, cell.difference.half_width
+    if half is None:
+        return f"{value:+.{digits}f} ({'n too small' if len(cell.runs) < 2 else 'too little spread'} for an interval)"
+    return f"{value:+.{digits}f} [{value - half:+.{digits}f}, {value + half:+.{digits}f}]"
+
+
+def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
+    for cell in study.cells:
+        difference, half = (cell.difference.value, cell.difference.half_width) if cell.difference else (None, None)
+        yield {
+            "model": cell.model,
+            "data": cell.data,
+            "depth": cell.depth,
+            "technique": cell.technique,
+            "metric": study.metric,
+            "n": len(cell.runs),
+            "mean": cell.mean,
+            "std": cell.std,
+            "difference": difference,
+            "interval_low": None if difference is None or half is None else difference - half,
+            "interval_high": None if difference is None or half is None else difference + half,
+            "published": published_beside(study.metric, cell),
+        }
+
+
+def _run_row(study: Study, cell: Cell, run: Run) -> dict[str, Any]:
+    hardware = run.session.get("hardware") or {}
+    gpus = hardware.get("gpus") or []
+    names = sorted({str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in gpus})
+    on = f"{len(gpus)} x {', '.join(names)}" if gpus else f"{hardware.get('cpus', '?')} cores {hardware.get('cpu', '')}"
+    return {
+        "run": run.path.name,
+        "model": cell.model,
+        "data": cell.data,
+        "depth": cell.depth,
+        "technique": cell.technique,
+        "seed": run.seed,
+        name_of(study.metric): f"{cell.values[cell.runs.index(run)]:.{digits_of(study.metric)}f}",
+        "epochs": run.epochs_done,
+        "hardware": on.strip() if hardware else "",
+        "commit": (run.session.get("code") or {}).get("commit") or "",
+        "command": _command(run),
+    }
+
+
+def _command(run: Run) -> str:
+    """What was typed, without the place of the interpreter."""
+    words = str(run.session.get("command", "")).split()
+    start = next((index for index, word in enumerate(words) if Path(word).name == "train.py"), 0)
+    return " ".join([*(Path(word).name for word in words[start : start + 1]), *words[start + 1 :]])
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _families(study: Study) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell.model, cell.data) for cell in study.cells))
+
+
+def _progress(run: Run) -> str:
+    return f"{run.path.name}: {run.epochs_done} of {run.config.get('epochs', '?')} epochs"
