@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.checkpoint.test_safe_load import HOSTILE
 
 import eval as evaluation_command
+from tests.checkpoint.test_safe_load import HOSTILE
 from tests.commands.conftest import Run
 from vitaos import cli
 from vitaos.assembly import analysis as inspection
