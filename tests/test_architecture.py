@@ -9,23 +9,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"batch", "counter_rng", "metrics_reader", "runtime"}
+SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime"}
 MAY_SEE = {
     "config": set(),
     "batch": set(),
     "counter_rng": set(),
+    "files": set(),
     "metrics_reader": set(),
     "runtime": set(),
-    "checkpoint": set(),
+    "checkpoint": {"files"},
     "techniques": set(),
     "data": SHARED,
     "engine": SHARED,
     "outputs": SHARED,
-    "analysis": {"metrics_reader"},
-    "study": {"analysis", "metrics_reader"},
+    "analysis": {"files", "metrics_reader"},
+    "study": {"analysis", "files", "metrics_reader"},
     "models": {"techniques"},
     "timm_registry": {"models", "techniques"},
-    "weights": {"techniques", "checkpoint"},
+    "weights": {"checkpoint", "files", "techniques"},
     "cli": {"config", "runtime"},
 }
 
