@@ -119,6 +119,21 @@ def test_the_monitor_measures_held_out_images(run: Run, tmp_path: Path) -> None:
     assert 0 < line["hf_dc_ratio"] < 100
 
 
+def test_the_first_line_holds_what_the_monitor_sees_before_training(run: Run, tmp_path: Path) -> None:
+    words = ["monitor.every=1", "monitor.images=10", "epochs=2", "recipe.warmup_epochs=0"]
+    assert run("name=whole", *words, "steps=44") == 0
+    first, second = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert len(first["initial_token_similarity_by_block"]) == len(first["initial_hf_dc_ratio_by_block"]) == 3
+    assert first["initial_hf_dc_ratio"] != first["hf_dc_ratio"], "22 steps have changed the weights"
+    assert not any(key.startswith("initial_") for key in second)
+    run("name=halted", *words, "steps=3", "checkpoint_every=1")
+    assert run("name=halted", *words, "steps=44", "checkpoint_every=1") == 0
+    resumed = read_metrics(tmp_path / "halted" / "metrics.jsonl")[0]
+    assert {key: resumed[key] for key in first if key.startswith("initial_")} == {
+        key: value for key, value in first.items() if key.startswith("initial_")
+    }
+
+
 def test_the_monitor_looks_at_the_same_images_of_all_classes(
     digits_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ from vitaos.analysis.measure import LEARNED
 from vitaos.analysis.similarity import token_similarity
 from vitaos.analysis.spectrum import high_frequency_ratio
 
-__all__ = ["Monitor", "learned_means"]
+__all__ = ["MEASURES", "Monitor", "learned_means"]
+
+MEASURES = ("token_similarity", "hf_dc_ratio")  # of features; the others are learned values
 
 Values = float | list[float]
 
@@ -50,7 +52,7 @@ class Monitor:
             run(images)
         by_block = torch.stack([torch.stack(similarity), torch.stack(ratio)]).tolist()
         result: dict[str, Values] = {}
-        for name, values in zip(("token_similarity", "hf_dc_ratio"), by_block, strict=True):
+        for name, values in zip(MEASURES, by_block, strict=True):
             result |= _with_mean(name, values, values[1:])
         return result | learned_means(model)
 

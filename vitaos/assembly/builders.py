@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos import config as configuration
-from vitaos.analysis.monitor import Monitor, learned_means
+from vitaos.analysis.monitor import MEASURES, Monitor, learned_means
 from vitaos.assembly.fingerprint import TOGGLES
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader, Loaders, build_eval_loader, build_loaders
@@ -218,9 +218,12 @@ def judge_of(config: TrainConfig, loaders: Loaders, world: World, interrupted: C
 
 
 def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
-    """What is said of the model besides its accuracy: learned scales, and oversmoothing every `monitor.every` epochs.
+    """What an epoch's line holds besides losses and accuracies: learned scales, and oversmoothing every `monitor.every`
+    epochs and at the last one, always on the same held-out images; on the main rank alone.
 
-    The main rank looks alone, at the end of the run too, always at the same held-out images.
+    The line of the first epoch also holds the measures of the untrained model (``initial_...``). Its weights follow
+    from the configuration, so it is built again: a run resumed within its first epoch records what an uninterrupted
+    one does.
     """
     monitor, normalize, every = Monitor(), normalize_of(config.data), config.monitor.every
     precision = build_precision(config.precision, world.device)
@@ -230,13 +233,22 @@ def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
     def held_out() -> Tensor:
         return torch.cat([batch.images for batch in loaders.val.spread(count)]).to(world.device)
 
+    def look(model: nn.Module) -> dict[str, Any]:
+        with precision.autocast():
+            return dict(monitor(model, normalize(held_out())))
+
+    def look_at_start() -> dict[str, Any]:
+        model = model_of(config, loaders.num_classes, recipe=config.recipe).to(world.device)
+        load_initial_weights(config, model)
+        return {f"initial_{key}": value for key, value in look(model).items() if key.startswith(MEASURES)}
+
     def observe(model: nn.Module, epoch: int, is_last: bool) -> dict[str, Any]:
         if not world.is_main:
             return {}
+        line = look_at_start() if every and epoch == 0 else {}
         if not every or ((epoch + 1) % every and not is_last):
-            return learned_means(model)
-        with precision.autocast():
-            return dict(monitor(model, normalize(held_out())))
+            return line | learned_means(model)
+        return line | look(model)
 
     return observe
 
