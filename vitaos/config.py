@@ -7,7 +7,7 @@ touched, and nothing of vitaos is imported: the names of the techniques come in 
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +22,8 @@ def _one_of(default: Any, *choices: Any) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _within(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
+def _within(default: Any, low: float | None = None, high: float | None = None, *, added: bool = False) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "added": added})
 
 
 @dataclass
@@ -140,6 +140,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     depth: int | None = _within(None, 1)
+    skip_gain: float = _within(1.0, 0, 1, added=True)
     data: DataConfig = field(default_factory=DataConfig)
     augment: str = _one_of("device", "device", "timm")
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
@@ -178,6 +179,7 @@ class EvalConfig:
     checkpoint: str | None = None
     model: ModelConfig | None = None
     depth: int | None = _within(None, 1)
+    skip_gain: float = _within(1.0, 0, 1)
     data: DataConfig | None = None
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     img_size: int | None = _within(None, 1)
@@ -191,6 +193,22 @@ class EvalConfig:
     compile: bool = False
     channels_last: bool = False
     out: str | None = None
+
+
+def added_keys(section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:
+    """Keys that came after the first run folders were written (dotted), and their defaults.
+
+    A run whose added key is at its default is the run that it was before the key existed: such keys are no part of its
+    name and of what must agree when it goes on.
+    """
+    found: dict[str, Any] = {}
+    for declared in fields(section):
+        key = f"{prefix}{declared.name}"
+        if declared.metadata.get("added"):
+            found[key] = declared.default
+        elif declared.default_factory is not MISSING and is_dataclass(declared.default_factory):
+            found |= added_keys(declared.default_factory, f"{key}.")
+    return found
 
 
 Config = TypeVar("Config")

@@ -98,6 +98,7 @@ def create_model(
     num_classes: int = 1000,
     img_size: int | tuple[int, int] | None = None,
     depth: int | None = None,
+    skip_gain: float = 1.0,
     **keywords: Any,
 ) -> nn.Module:
     """Build a backbone, with techniques attached. Weights are random: nothing is downloaded.
@@ -109,6 +110,8 @@ def create_model(
         img_size: side of the images in pixels, or (height, width). Short names default to 224, timm's to their own;
             networks of timm that take images of any size have no use for it.
         depth: number of blocks. In Swin the total over the four stages: the third stage takes the difference.
+        skip_gain: r in [0, 1], the residual around attention as r x + branch (see :func:`vitaos.attach`); 1 leaves the
+            model as it is.
         **keywords: techniques as toggles (``attnscale=True``, ``contranorm={"scale": 0.1}``) and keywords of the timm
             class (``embed_dim``, ``num_heads``, ``patch_size``, ``reg_tokens``, ``drop_path_rate``, ...).
 
@@ -127,7 +130,7 @@ def create_model(
     if img_size is not None:
         keywords["img_size"] = img_size
     model = _create_short(name, depth, keywords) if name in BACKBONES else _create_timm(name, depth, keywords)
-    return techniques.attach(model, **toggles)
+    return techniques.attach(model, skip_gain=skip_gain, **toggles)
 
 
 def _split_techniques(name: str) -> tuple[str, dict[str, Any]]:

@@ -193,3 +193,15 @@ def test_a_run_is_not_continued_as_another_one() -> None:
 def test_no_configuration_names_a_path_of_a_machine() -> None:
     for path in Path(CONFIGS).rglob("*.yaml"):
         assert "/home" not in path.read_text()
+
+
+def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> None:
+    """Runs of before the key existed keep their folder and go on; another value is another run."""
+    assert run_name(compose(), 1) == "deit_s12-imagenet-s0-3609c6"  # as version 0.1.0 named it
+    damped = run_name(compose("skip_gain=0.5"), 1)
+    assert damped.startswith("deit_s12-r0.5-imagenet-s0-")
+    stored = plain(compose())
+    del stored["skip_gain"]
+    check_same_run(stored, compose())
+    with pytest.raises(ValueError, match=r"skip_gain"):
+        check_same_run(stored, compose("skip_gain=0.5"))

@@ -36,6 +36,7 @@ class AnalyzeConfig:
     weights: str = field(default="auto", metadata={"choices": ("auto", "ema", "raw")})
     model: ModelConfig | None = None
     depth: int | None = field(default=None, metadata={"low": 1})
+    skip_gain: float = field(default=1.0, metadata={"low": 0, "high": 1})
     data: DataConfig | None = None
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     img_size: int | None = field(default=None, metadata={"low": 1})
@@ -101,8 +102,7 @@ def _label(config: AnalyzeConfig, checkpoint: str | None) -> str:
     if checkpoint is None:
         assert config.model is not None
         switched = configuration.techniques_of(config, identity.TOGGLES)
-        depth = [f"d{config.depth}"] if config.depth else []
-        return "-".join([config.model.name, *depth, *switched, "untrained"])
+        return "-".join([config.model.name, *identity.shape_labels(config), *switched, "untrained"])
     path = Path(checkpoint).resolve()
     if path.parent.name == "checkpoints":
         return path.parent.parent.name + ("" if path.stem == "last" else f" {path.stem}")

@@ -91,6 +91,7 @@ def model_of(
         num_classes=num_classes,
         img_size=img_size or config.data.img_size,
         depth=config.depth,
+        skip_gain=config.skip_gain,
         **regularization | config.model.keywords,
         **configuration.techniques_of(config, TOGGLES),
     )

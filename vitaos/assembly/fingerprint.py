@@ -42,10 +42,18 @@ def restore(stored: Mapping[str, Any]) -> Any:
 
 
 def essence(config: TrainConfig) -> dict[str, Any]:
-    """What a run computes: its configuration flattened to dotted keys, without what may differ between its starts."""
+    """What a run computes: its configuration flattened to dotted keys, without what may differ between its starts.
+
+    Keys that were added later are left out at their default, so that older runs keep their names and go on.
+    """
     flat = _flatten(plain(config))
     local = tuple(f"{name}." for name in _RUN_LOCAL)
-    return {key: value for key, value in flat.items() if key not in _RUN_LOCAL and not key.startswith(local)}
+    added = configuration.added_keys()
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in _RUN_LOCAL and not key.startswith(local) and not (key in added and value == added[key])
+    }
 
 
 def check_same_run(stored: Mapping[str, Any], config: TrainConfig) -> None:
@@ -78,14 +86,19 @@ def run_name(config: Any, world_size: int) -> str:
             )
         return str(config.name)
     switched = configuration.techniques_of(config, TOGGLES)
-    depth = [f"d{config.depth}"] if config.depth else []
     identity = essence(config) | {
         "global_batch": config.batch_size * config.accumulate * world_size,
         "epochs": config.epochs,
         "init": config.init,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
-    return "-".join([config.model.name, *depth, *switched, config.data.name, f"s{config.seed}", digest])
+    return "-".join([config.model.name, *shape_labels(config), *switched, config.data.name, f"s{config.seed}", digest])
+
+
+def shape_labels(config: Any) -> list[str]:
+    """What a model's name says besides its backbone: depth and the gain of the skip around attention, if chosen."""
+    depth = [f"d{config.depth}"] if config.depth else []
+    return depth + ([f"r{config.skip_gain:g}"] if config.skip_gain != 1 else [])
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

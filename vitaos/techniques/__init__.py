@@ -61,23 +61,28 @@ def starts_as_identity(parameter: str) -> bool:
     return owner is not None and TECHNIQUES[owner].start == "identity"
 
 
-def attach(model: Model, **toggles: Toggle) -> Model:
+def attach(model: Model, *, skip_gain: float = 1.0, **toggles: Toggle) -> Model:
     """Attach techniques to a timm ViT, CaiT or Swin, in place.
 
     Args:
         model: a timm ``VisionTransformer``, ``Cait`` or ``SwinTransformer`` (see ``sites.KINDS``).
+        skip_gain: r in [0, 1]: the residual around attention becomes r x + branch, the MLP's stays x + branch. 1 is the
+            model as it is; below, tokens grow alike with depth, and at 0 attention's low-pass filter acts undamped. Not
+            a technique: a dial for the strength of oversmoothing. CaiT's class-attention blocks keep their residual.
         **toggles: technique -> True, or a mapping of its options, or False / None (off).
 
     Returns:
-        The same model. Nothing is touched when every toggle is off.
+        The same model. Nothing is touched when every toggle is off and ``skip_gain`` is 1.
 
     Raises:
         ValueError: unknown technique or option, a model or module that has no slots (its path is named), a technique
-            that is attached already, is not defined on this backbone, or cannot act together with another. The model is
-            then as it was.
+            that is attached already, is not defined on this backbone, or cannot act together with another; a
+            ``skip_gain`` outside [0, 1]. The model is then as it was.
     """
     wanted = {name: _options(name, toggle) for name, toggle in toggles.items() if _technique(name) and _is_on(toggle)}
-    if not wanted:
+    if isinstance(skip_gain, bool) or not isinstance(skip_gain, int | float) or not 0 <= skip_gain <= 1:
+        raise ValueError(f"skip_gain={skip_gain!r}: the gain of attention's residual is a number between 0 and 1.")
+    if not wanted and skip_gain == 1:
         return model
     sites = find_sites(model)
     _check(model, wanted)
@@ -86,7 +91,11 @@ def attach(model: Model, **toggles: Toggle) -> Model:
     open_slots(sites)
     for name, options in wanted.items():
         TECHNIQUES[name].apply(sites, options)
-    setattr(model, _RECORD, {**attached(model), **wanted})
+    if wanted:
+        setattr(model, _RECORD, {**attached(model), **wanted})
+    if skip_gain != 1:
+        for site in sites:
+            site.block.skip_gain = float(skip_gain)
     return model
 
 

@@ -146,7 +146,7 @@ def open_slots(sites: list[Site]) -> None:
             attention.operators, attention.maps = (), ()
         if not isinstance(block, site.kind.slotted_block):
             block.__class__ = site.kind.slotted_block
-            block.norms, block.branches = (), ()
+            block.norms, block.branches, block.skip_gain = (), (), 1.0
             if site.kind.name == "Swin":
                 block.ls1, block.ls2 = nn.Identity(), nn.Identity()
 

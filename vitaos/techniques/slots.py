@@ -16,6 +16,8 @@ Slots of an attention module:
 Slots of a block:
     norms      f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
     branches   f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
+
+A block also has ``skip_gain`` r (1 unless ``attach`` was given another): its residual around attention is r x + branch.
 """
 
 from collections.abc import Callable
@@ -45,6 +47,11 @@ def _run(slot: Slot, module: nn.Module, x: Tensor) -> Tensor:
     for _, function in slot:
         x = function(module, x)
     return x
+
+
+def _residual(skip_gain: float, x: Tensor, branch: Tensor) -> Tensor:
+    """The sum around attention, skip_gain * x + branch, in one pass over memory; plain addition at 1."""
+    return x + branch if skip_gain == 1 else torch.add(branch, x, alpha=skip_gain)
 
 
 def _attend_with_map(attention: Any, scores_BHNM: Tensor) -> Attend:
@@ -148,11 +155,12 @@ class SlottedBlock(Block):
 
     norms: Slot
     branches: Slot
+    skip_gain: float
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (masks) go to the attention."""
         y_BNC = self.attn(self.norm1(_run(self.norms, self, x)), *args, **keywords)
-        x = x + self.drop_path1(self.ls1(_run(self.branches, self, y_BNC)))
+        x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(self.branches, self, y_BNC))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.norms, self, x)))))
 
 
@@ -161,11 +169,12 @@ class SlottedCaitBlock(LayerScaleBlock):
 
     norms: Slot
     branches: Slot
+    skip_gain: float
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
         y_BNC = self.attn(self.norm1(_run(self.norms, self, x)))
-        x = x + self.drop_path(self.gamma_1 * _run(self.branches, self, y_BNC))
+        x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(self.branches, self, y_BNC)))
         return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.norms, self, x))))
 
 
@@ -177,6 +186,7 @@ class SlottedSwinBlock(SwinTransformerBlock):
 
     norms: Slot
     branches: Slot
+    skip_gain: float
     ls1: nn.Module
     ls2: nn.Module
 
@@ -185,6 +195,6 @@ class SlottedSwinBlock(SwinTransformerBlock):
         shape = x.shape
         x_BNC = x.flatten(1, 2)
         y_BNC = self._attn(self.norm1(_run(self.norms, self, x_BNC).view(shape))).flatten(1, 2)
-        x_BNC = x_BNC + self.drop_path1(self.ls1(_run(self.branches, self, y_BNC)))
+        x_BNC = _residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(_run(self.branches, self, y_BNC))))
         x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.norms, self, x_BNC)))))
         return x_BNC.view(shape)
