@@ -10,12 +10,12 @@ from vitaos import cli
 from vitaos.assembly import evaluation, imagenet
 from vitaos.assembly import fingerprint as identity
 from vitaos.config import EvalConfig
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import initialize
 
 
 def main(config: EvalConfig) -> None:
     """One evaluation: checkpoint -> model and data -> counts -> a table, a JSON file and a CSV file by class."""
-    world = distributed.initialize(config.device)
+    world = initialize(config.device)
     subject = evaluation.open_subject(config)
     with closing(evaluation.loader_of(config, subject, world)) as loader:
         classes = imagenet.match_classes(config.dataset, subject.class_names, loader.class_names, subject.path)

@@ -12,19 +12,19 @@ from vitaos.assembly import fingerprint as identity
 from vitaos.checkpoint.store import load_checkpoint
 from vitaos.config import TrainConfig
 from vitaos.engine.loss import CrossEntropy
-from vitaos.engine.precision import build_precision, compute_deterministically
+from vitaos.engine.precision import build_precision, enable_determinism
 from vitaos.engine.trainer import Trainer
 from vitaos.outputs.run_dir import RunDir
-from vitaos.runtime import world as distributed
 from vitaos.runtime.preemption import Preemption
+from vitaos.runtime.world import initialize
 
 
 def main(config: TrainConfig) -> int:
     """One run, from its checked configuration to its exit status."""
     builders.check_possible(config)
     if config.deterministic:
-        compute_deterministically()
-    world = distributed.initialize(config.device)
+        enable_determinism()
+    world = initialize(config.device)
     folder = RunDir(Path(config.out) / identity.run_name(config, world.size))
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())

@@ -10,12 +10,12 @@ numbers.csv, summary.json.
 from vitaos import cli
 from vitaos.assembly import analysis as inspection
 from vitaos.assembly import fingerprint as identity
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import initialize
 
 
 def main(config: inspection.AnalyzeConfig) -> None:
     """One analysis: checkpoints -> measures -> figures and tables."""
-    world = distributed.initialize(config.device)
+    world = initialize(config.device)
     for path in inspection.analyze(config, world):
         print(path)
 

@@ -9,7 +9,7 @@ class Batch(NamedTuple):
     """Images with their labels and their place in the order of the epoch.
 
     Attributes:
-        images: (B, 3, H, W); uint8 in 0..255 when the augmentation runs on the device, float32 and normalised when the
+        images: (B, 3, H, W); uint8 in 0..255 when the augmentation runs on the device, float32 and normalized when the
             loader's workers have done everything.
         targets: (B,) int64 class indices.
         positions: (B,) int64, on the CPU; in training the 0-based place of each image in the global order of the epoch,

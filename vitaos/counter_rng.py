@@ -2,7 +2,7 @@
 
 A draw for one image is addressed by (seed, epoch, position, stream, number), a draw for one step by (seed, step, ...).
 So an interrupted run, another number of workers or another number of processes sees the same numbers. The generator is
-SplitMix64's finaliser (Steele, Lea, Flood 2014) applied to a chain of words, vectorised over the images of a batch.
+SplitMix64's finalizer (Steele, Lea, Flood 2014) applied to a chain of words, vectorized over the images of a batch.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _MASK: Final = (1 << 64) - 1
 
 
-def _finalise(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _finalize(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * _MIX_1
     words = (words ^ (words >> np.uint64(27))) * _MIX_2
     return words ^ (words >> np.uint64(31))
@@ -34,18 +34,18 @@ def mix(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
                 array = np.asarray(int(word) & _MASK, dtype=np.uint64)
             else:
                 array = np.asarray(word).astype(np.int64).view(np.uint64)
-            state = _finalise((state ^ array) + _GOLDEN)
+            state = _finalize((state ^ array) + _GOLDEN)
         return np.asarray(state)
 
 
-def seed_of(*words: int) -> int:
+def derive_seed(*words: int) -> int:
     """One 63-bit seed for a library generator (``torch.manual_seed`` and the like) from a sequence of integers."""
     return int(mix(*words)) & ((1 << 63) - 1)
 
 
 def generator(*words: int) -> np.random.Generator:
     """A NumPy generator for the draws of one step or one epoch, addressed by a sequence of integers."""
-    return np.random.Generator(np.random.PCG64(seed_of(*words)))
+    return np.random.Generator(np.random.PCG64(derive_seed(*words)))
 
 
 def uniforms(seed: int, epoch: int, positions: NDArray[np.integer], stream: int, count: int) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.benchmarks.loader_command import write_record
 from vitaos import cli
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import DEVICES, choose_device
 
 
 @dataclass
@@ -25,7 +25,7 @@ class AugmentConfig:
     img_size: int = field(default=224, metadata={"low": 1})
     threads: int | None = field(default=None, metadata={"low": 1})
     channels_last: bool = False
-    device: str = field(default="auto", metadata={"choices": distributed.DEVICES})
+    device: str = field(default="auto", metadata={"choices": DEVICES})
     out: str | None = None
 
 
@@ -38,7 +38,7 @@ def main(config: Any) -> None:
     """Measure, print, write."""
     from scripts.benchmarks.augment import measure_augment, measure_timm  # noqa: PLC0415 - slow, and not for --help
 
-    device = distributed.choose_device(config.device, 0)
+    device = choose_device(config.device, 0)
     rates = [
         measure_augment(
             batch_size=config.batch_size,

@@ -24,8 +24,7 @@ from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import TrainLoader
 from vitaos.engine.trainer import Trainer
-from vitaos.runtime import world as distributed
-from vitaos.runtime.world import World
+from vitaos.runtime.world import World, initialize, shutdown
 
 ROUNDS: Final = 3
 WARMUP: Final = 3  # steps before the clock starts
@@ -71,7 +70,7 @@ class Rates:
 
 def main(config: Any) -> None:
     """Measure and print."""
-    world = distributed.initialize(config.device)
+    world = initialize(config.device)
     steps = config.steps or 60
     with closing(builders.loaders_of(config, world)) as loaders:
         if loaders.train.steps_per_epoch < 4 * WARMUP:
@@ -89,7 +88,7 @@ def main(config: Any) -> None:
             rates["whole"].append(_run_rate(loaders.train, steps, config, **shared))
     if world.is_main:
         _tell(rates, config, world)
-    distributed.shutdown()
+    shutdown()
 
 
 def _loader_rate(loader: TrainLoader, steps: int, config: Any, world: World) -> float:

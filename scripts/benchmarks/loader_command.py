@@ -15,7 +15,7 @@ import torch
 
 from scripts.benchmarks.hardware import describe
 from vitaos import cli
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import DEVICES, choose_device
 
 
 @dataclass
@@ -31,7 +31,7 @@ class LoaderConfig:
     batch_size: int = field(default=64, metadata={"low": 1})
     images: int = field(default=1000, metadata={"low": 1})
     rounds: int = field(default=3, metadata={"low": 1})
-    device: str = field(default="auto", metadata={"choices": distributed.DEVICES})
+    device: str = field(default="auto", metadata={"choices": DEVICES})
     out: str | None = None
 
 
@@ -46,7 +46,7 @@ def main(config: Any) -> None:
         raise ValueError("source=DIR is missing: a folder of class folders with photographs")
     from scripts.benchmarks.loader import measure_loader  # noqa: PLC0415 - needs FFCV, which --help does not
 
-    device = distributed.choose_device(config.device, 0)
+    device = choose_device(config.device, 0)
     keywords = {key: value for key, value in asdict(config).items() if key != "out"} | {"device": device.type}
     rates = measure_loader(keywords.pop("source"), keywords.pop("cache"), **keywords)
     write_record(config, [asdict(rate) for rate in rates], device)

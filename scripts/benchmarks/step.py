@@ -81,7 +81,7 @@ class Variant:
             with self.precision.autocast():
                 logits = self.model(self.images)
             loss = self.loss(logits, self.targets)
-            loss.backward(self.update.backward_seed(loss, 1.0))
+            loss.backward(self.update.loss_gradient(loss, 1.0))
             self.update.apply(self.model, self.number, 1e-4)
             self.update.zero_grad()
         else:

@@ -23,7 +23,7 @@ from vitaos import config as configuration
 from vitaos.assembly import fingerprint as identity
 from vitaos.config import ModelConfig, RecipeConfig
 from vitaos.engine.precision import build_precision
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import DEVICES, initialize
 
 MODES: Final = {"both": (TRAIN, FORWARD), TRAIN: (TRAIN,), FORWARD: (FORWARD,)}
 COMPILED: Final = {"false": (False,), "true": (True,), "both": (False, True)}
@@ -39,7 +39,7 @@ class StepConfig:
     img_size: int = field(default=224, metadata={"low": 1})
     num_classes: int = field(default=1000, metadata={"low": 1})
     batch_size: int | None = field(default=None, metadata={"low": 1})
-    device: str = field(default="auto", metadata={"choices": distributed.DEVICES})
+    device: str = field(default="auto", metadata={"choices": DEVICES})
     precision: str | None = field(default=None, metadata={"choices": (None, "bf16", "fp16", "fp32")})
     mode: str = field(default="both", metadata={"choices": tuple(MODES)})
     compile: str = field(default="false", metadata={"choices": tuple(COMPILED)})
@@ -56,7 +56,7 @@ def command() -> None:
 
 def main(config: Any) -> None:
     """Measure, print, write."""
-    world = distributed.initialize(config.device)
+    world = initialize(config.device)
     on_gpu = world.device.type == "cuda"
     precision = build_precision(config.precision or ("bf16" if on_gpu else "fp32"), world.device)
     batch_size = config.batch_size or (256 if on_gpu else 8)

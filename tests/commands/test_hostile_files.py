@@ -13,7 +13,7 @@ from tests.commands.conftest import Run
 from vitaos import cli
 from vitaos.assembly import analysis as inspection
 from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES
-from vitaos.runtime import world as distributed
+from vitaos.runtime.world import initialize
 
 Door = Callable[[Path, Run, Path], object]
 """Takes a hostile file, the command train.py, and the folder of the runs."""
@@ -27,7 +27,7 @@ def _evaluate(*words: str) -> None:
 def _analyze(*words: str) -> None:
     words = ("device=cpu", *words)
     config = cli.compose(words, config_name="analyze", declared=inspection.ANALYZE_SCHEMA, toggles=TOGGLES)
-    inspection.analyze(config, distributed.initialize("cpu"))
+    inspection.analyze(config, initialize("cpu"))
 
 
 def _run_folder(file: Path, folder: Path) -> Path:

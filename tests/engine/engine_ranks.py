@@ -10,13 +10,13 @@ import torch
 from miniature import (
     CLASSES,
     AskedAt,
-    Diary,
     EvaluationImages,
-    Poison,
-    Shelf,
+    InMemoryCheckpoints,
+    NaNTransform,
+    RecordingSink,
     copy_of,
     make_trainer,
-    normalise,
+    normalize,
     tiny_vit,
 )
 
@@ -30,12 +30,12 @@ from vitaos.techniques import attach
 
 def collectives(world: World) -> dict[str, Any]:
     """Agreement, sums and broadcasts; and what a question costs a step."""
-    answers = [world.agree(flag).result() for flag in (False, world.rank == 1)]
+    answers = [world.any_rank(flag).result() for flag in (False, world.rank == 1)]
     begin = time.perf_counter()
-    question = world.agree(False)
+    question = world.any_rank(False)
     for _ in range(200):
         question.result()
-        question = world.agree(False)
+        question = world.any_rank(False)
     cost = (time.perf_counter() - begin) / 200
     question.result()
     return {
@@ -55,19 +55,19 @@ def wide(**keywords: Any) -> Any:
 def resumption(world: World) -> dict[str, Any]:
     """A run with dropout and accumulation, whole and from a state within its first epoch, each with a new DDP."""
     keywords: dict[str, Any] = {"batch_size": 2, "accumulate": 2, "epochs": 2, "images": 48}
-    diary, shelf = Diary(), Shelf()
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
     whole = make_trainer(
-        world, model=wide(proj_drop_rate=0.1), sinks=[diary], checkpoints=shelf, checkpoint_every=1, **keywords
+        world, model=wide(proj_drop_rate=0.1), sinks=[sink], checkpoints=checkpoints, checkpoint_every=1, **keywords
     )
     whole.fit()
-    saved = world.broadcast_object(shelf.saved[2][1] if world.is_main else None)
-    again = make_trainer(world, model=wide(proj_drop_rate=0.1), sinks=[later := Diary()], **keywords)
+    saved = world.broadcast_object(checkpoints.saved[2][1] if world.is_main else None)
+    again = make_trainer(world, model=wide(proj_drop_rate=0.1), sinks=[later := RecordingSink()], **keywords)
     again.load_state_dict(saved)
     again.fit()
     return {
         "whole": copy_of(whole.state_dict()),
         "again": copy_of(again.state_dict()),
-        "lines": diary.lines,
+        "lines": sink.lines,
         "again_lines": later.lines,
         "resumed_at": saved["progress"]["step"],
     }
@@ -75,19 +75,19 @@ def resumption(world: World) -> dict[str, Any]:
 
 def plain_run(world: World) -> dict[str, Any]:
     """Without dropout: to be compared with one process, and continued by one."""
-    diary, shelf = Diary(), Shelf()
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
     trainer = make_trainer(
-        world, model=tiny_vit(), batch_size=12 // world.size, sinks=[diary], checkpoints=shelf, checkpoint_every=3
+        world, model=tiny_vit(), batch_size=12 // world.size, sinks=[sink], checkpoints=checkpoints, checkpoint_every=3
     )
     trainer.fit()
     return {
         "model": copy_of(trainer.model.state_dict()),
-        "lines": diary.lines,
-        "saved": shelf.saved[0][1] if shelf.saved else None,
+        "lines": sink.lines,
+        "saved": checkpoints.saved[0][1] if checkpoints.saved else None,
     }
 
 
-class OnOneRank(Poison):
+class OnOneRank(NaNTransform):
     """NaN in the images of rank 1 only."""
 
     def __init__(self, world: World, *steps: int) -> None:
@@ -132,7 +132,7 @@ def evaluations(world: World) -> dict[str, Any]:
         return evaluate(
             tiny_vit(),
             EvaluationImages(world, images=images),
-            normalise,
+            normalize,
             world=world,
             precision=number_format,
             num_classes=CLASSES,

@@ -67,17 +67,17 @@ class EvaluationImages:
             yield Batch(*images_of(positions + 1000), positions)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
 def transform(batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
     """Images brightened by a draw of the epoch and the positions, as an augmentation would."""
     strength = ((batch.positions * 31 + epoch * 17 + step) % 10).float()[:, None, None, None] / 20
-    return normalise(batch.images) * (1 + strength), batch.targets
+    return normalize(batch.images) * (1 + strength), batch.targets
 
 
-class Poison:
+class NaNTransform:
     """A transform that makes the image at one position of one step NaN."""
 
     def __init__(self, *steps: int, position: int = 5) -> None:
@@ -98,7 +98,7 @@ def tiny_vit(**keywords: Any) -> VisionTransformer:
     )
 
 
-class Diary:
+class RecordingSink:
     """A sink that remembers."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ def copy_of(state: Any) -> Any:
     return state.detach().cpu().clone() if isinstance(state, Tensor) else state
 
 
-class Shelf:
+class InMemoryCheckpoints:
     """Checkpoints in memory: every state saved, in order."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class Shelf:
         return True
 
     def flush(self) -> None:
-        """Everything is on the shelf already."""
+        """Everything is on the checkpoints already."""
 
 
 class AskedAt:
@@ -216,7 +216,7 @@ def make_trainer(
         loader=loader,
         transform=transform,
         evaluate=lambda judged: evaluate(
-            judged, EvaluationImages(world), normalise, world=world, precision=number_format, num_classes=CLASSES
+            judged, EvaluationImages(world), normalize, world=world, precision=number_format, num_classes=CLASSES
         ).metrics(),
         world=world,
         precision=number_format,

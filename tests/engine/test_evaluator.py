@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from miniature import ALONE, CLASSES, EvaluationImages, images_of, normalise, tiny_vit
+from miniature import ALONE, CLASSES, EvaluationImages, images_of, normalize, tiny_vit
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
@@ -40,11 +40,11 @@ def judge(model: nn.Module, loader: Any, classes: int = CLASSES, **keywords: Any
 
 def test_counts_and_loss_equal_a_count_by_hand() -> None:
     model = tiny_vit(proj_drop_rate=0.5).train()
-    result = judge(model, EvaluationImages(ALONE), transform=normalise)
+    result = judge(model, EvaluationImages(ALONE), transform=normalize)
     assert model.training
     images, labels = images_of(torch.arange(53) + 1000)
     with torch.no_grad():
-        logits = model.eval()(normalise(images))
+        logits = model.eval()(normalize(images))
     right = logits.topk(5).indices == labels[:, None]
     assert (result.count, result.correct1, result.correct5) == (53, int(right[:, 0].sum()), int(right.any(1).sum()))
     assert result.loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from miniature import Diary, Shelf, assert_same, final_state, make_trainer, tiny_vit
+from miniature import InMemoryCheckpoints, RecordingSink, assert_same, final_state, make_trainer, tiny_vit
 
 from vitaos.runtime.world import World, initialize, shutdown
 
@@ -24,12 +24,12 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_learns_in_every_format(world: World, precision: str, compiled: bool) -> None:
-    diary = Diary()
+    sink = RecordingSink()
     trainer = make_trainer(
-        world, model=tiny_vit(), precision=precision, compile=compiled, sinks=[diary], epochs=4, log_every=4, clip=1.0
+        world, model=tiny_vit(), precision=precision, compile=compiled, sinks=[sink], epochs=4, log_every=4, clip=1.0
     )
     assert trainer.fit().status == "finished"
-    assert diary.lines[-1]["train_loss"] < diary.lines[0]["train_loss"]
+    assert sink.lines[-1]["train_loss"] < sink.lines[0]["train_loss"]
     assert set(trainer.model.state_dict()) == set(tiny_vit().state_dict())
 
 
@@ -38,7 +38,7 @@ def test_a_step_does_not_wait_for_the_device(world: World, precision: str) -> No
     trainer = make_trainer(world, precision=precision, clip=1.0, accumulate=2, batch_size=6)
     batches = trainer.loader.epoch(0, 0)
     trainer.network.train()
-    trainer._train_step(batches)  # the first step makes the optimiser's state
+    trainer._train_step(batches)  # the first step makes the optimizer's state
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
@@ -56,10 +56,10 @@ def test_resumes_exactly(world: World, precision: str) -> None:
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        whole = build(checkpoints=(shelf := Shelf()), checkpoint_every=3)
+        whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
         whole.fit()
         again = build()
-        again.load_state_dict(shelf.saved[0][1])
+        again.load_state_dict(checkpoints.saved[0][1])
         again.fit()
     finally:
         torch.use_deterministic_algorithms(False)

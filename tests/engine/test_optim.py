@@ -1,4 +1,4 @@
-"""Parameter groups, names of optimisers, and what is said when one is not there."""
+"""Parameter groups, names of optimizers, and what is said when one is not there."""
 
 import sys
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ def test_every_parameter_is_in_one_group() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "sgd", "lion", "adafactor"])
-def test_optimisers_by_name_take_a_step(name: str) -> None:
+def test_optimizers_by_name_take_a_step(name: str) -> None:
     model = tiny_vit(depth=1)
     optimizer = build_optimizer(model, name=name, lr=1e-2, weight_decay=0.05)
     before = model.head.weight.detach().clone()
@@ -50,14 +50,14 @@ def test_optimisers_by_name_take_a_step(name: str) -> None:
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
 
 
-def test_unknown_optimiser_names_the_known() -> None:
+def test_unknown_optimizer_names_the_known() -> None:
     with pytest.raises(
         ValueError, match=r"'adamv' is unknown; did you mean .*adam.* It is adamw, apex_adam, apex_lamb or one of"
     ):
         build_optimizer(tiny_vit(depth=1), name="adamv", lr=1e-3, weight_decay=0.0)
 
 
-def test_second_order_optimisers_are_refused() -> None:
+def test_second_order_optimizers_are_refused() -> None:
     with pytest.raises(ValueError, match="second derivatives"):
         build_optimizer(tiny_vit(depth=1), name="adahessian", lr=1e-3, weight_decay=0.0)
 

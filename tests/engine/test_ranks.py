@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engine_ranks import evaluations, plain_run
-from miniature import ALONE, Diary, assert_same, make_trainer, timeless, tiny_vit
+from miniature import ALONE, RecordingSink, assert_same, make_trainer, timeless, tiny_vit
 
 HERE = Path(__file__).parent
 RANKS = 3
@@ -68,10 +68,10 @@ def test_three_ranks_train_as_one(seen: Seen) -> None:
 def test_one_rank_goes_on_where_three_left_within_an_epoch(seen: Seen) -> None:
     saved = seen[0]["plain_run"]["saved"]
     assert saved["progress"]["step"] == 3
-    trainer = make_trainer(ALONE, model=tiny_vit(), sinks=[diary := Diary()])
+    trainer = make_trainer(ALONE, model=tiny_vit(), sinks=[sink := RecordingSink()])
     trainer.load_state_dict(saved)
     trainer.fit()
-    for one, other in zip(diary.lines, seen[0]["plain_run"]["lines"], strict=True):
+    for one, other in zip(sink.lines, seen[0]["plain_run"]["lines"], strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
 

@@ -8,10 +8,10 @@ import torch
 from miniature import (
     ALONE,
     AskedAt,
-    Diary,
     EvaluationImages,
-    Poison,
-    Shelf,
+    InMemoryCheckpoints,
+    NaNTransform,
+    RecordingSink,
     TrainImages,
     assert_same,
     copy_of,
@@ -29,64 +29,66 @@ from vitaos.techniques import attach
 
 
 def test_it_learns_and_tells() -> None:
-    diary, shelf = Diary(), Shelf()
-    outcome = make_trainer(ALONE, sinks=[diary], checkpoints=shelf, epochs=4, log_every=3).fit()
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    outcome = make_trainer(ALONE, sinks=[sink], checkpoints=checkpoints, epochs=4, log_every=3).fit()
     assert outcome.status == "finished"
     assert outcome.progress.step == 32
-    first, last = diary.lines[0], diary.lines[-1]
+    first, last = sink.lines[0], sink.lines[-1]
     assert last["train_loss"] < first["train_loss"]
     assert last["val_top1"] > 30
     expected = {"epoch", "step", "lr", "train_loss", "grad_norm", "images_per_s", "skipped_steps", "train_seconds"}
     assert set(last) == expected | {f"{who}_{what}" for who in ("val", "ema") for what in ("top1", "top5", "loss")}
-    assert [line["step"] for line in diary.lines] == [8, 16, 24, 32]
-    assert [record["step"] for record in diary.records] == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
-    assert all(math.isfinite(record["loss"]) and record["grad_norm"] > 0 for record in diary.records)
-    best = max(max(line["val_top1"], line["ema_top1"]) for line in diary.lines)
-    bests = [state["progress"]["best_top1"] for kind, state in shelf.saved if kind == "both"]
+    assert [line["step"] for line in sink.lines] == [8, 16, 24, 32]
+    assert [record["step"] for record in sink.records] == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
+    assert all(math.isfinite(record["loss"]) and record["grad_norm"] > 0 for record in sink.records)
+    best = max(max(line["val_top1"], line["ema_top1"]) for line in sink.lines)
+    bests = [state["progress"]["best_top1"] for kind, state in checkpoints.saved if kind == "both"]
     assert bests[-1] == outcome.progress.best_top1 == best
 
 
 def test_resumes_exactly_at_every_step() -> None:
-    diary, shelf = Diary(), Shelf()
-    straight = make_trainer(ALONE, batch_size=6, accumulate=2, sinks=[diary], checkpoints=shelf, checkpoint_every=1)
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    straight = make_trainer(
+        ALONE, batch_size=6, accumulate=2, sinks=[sink], checkpoints=checkpoints, checkpoint_every=1
+    )
     straight.fit()
     expected = final_state(straight)
     # Every state of the run: within epochs, at their ends before the evaluation, and after it.
-    assert len(shelf.saved) == 16 + 2
-    for _, saved in shelf.saved:
+    assert len(checkpoints.saved) == 16 + 2
+    for _, saved in checkpoints.saved:
         again, told = (
-            make_trainer(ALONE, batch_size=6, accumulate=2, sinks=[later := Diary()], checkpoint_every=1),
+            make_trainer(ALONE, batch_size=6, accumulate=2, sinks=[later := RecordingSink()], checkpoint_every=1),
             later,
         )
-        told.lines = [dict(line) for line in diary.lines]
+        told.lines = [dict(line) for line in sink.lines]
         again.load_state_dict(saved)
         assert again.fit().status == "finished"
         assert_same(final_state(again), expected)
-        assert timeless(told.lines) == timeless(diary.lines)
+        assert timeless(told.lines) == timeless(sink.lines)
 
 
 def test_a_resume_at_the_end_of_an_epoch_begins_with_its_evaluation() -> None:
-    shelf = Shelf()
-    make_trainer(ALONE, checkpoints=shelf, epochs=1).fit()
-    before_evaluation = shelf.saved[0][1]
+    checkpoints = InMemoryCheckpoints()
+    make_trainer(ALONE, checkpoints=checkpoints, epochs=1).fit()
+    before_evaluation = checkpoints.saved[0][1]
     assert before_evaluation["progress"]["step"] == 8
     assert before_evaluation["progress"]["evaluated_step"] == -1
-    diary = Diary()
-    trainer = make_trainer(ALONE, sinks=[diary], epochs=1)
+    sink = RecordingSink()
+    trainer = make_trainer(ALONE, sinks=[sink], epochs=1)
     trainer.load_state_dict(before_evaluation)
     trainer._train_step = None  # type: ignore[assignment, method-assign]  # any training step would fail
     assert trainer.fit().status == "finished"
-    assert [line["step"] for line in diary.lines] == [8]
+    assert [line["step"] for line in sink.lines] == [8]
 
 
 def test_a_cap_on_steps_ends_with_an_evaluation_and_can_be_raised() -> None:
-    diary, shelf = Diary(), Shelf()
-    capped = make_trainer(ALONE, sinks=[diary], checkpoints=shelf, steps=5)
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    capped = make_trainer(ALONE, sinks=[sink], checkpoints=checkpoints, steps=5)
     assert capped.fit().progress.step == 5
-    assert [(line["epoch"], line["step"]) for line in diary.lines] == [(0, 5)]
+    assert [(line["epoch"], line["step"]) for line in sink.lines] == [(0, 5)]
     whole, raised = make_trainer(ALONE), make_trainer(ALONE)
     whole.fit()
-    raised.load_state_dict(shelf.saved[-1][1])
+    raised.load_state_dict(checkpoints.saved[-1][1])
     raised.fit()
     assert_same(copy_of(raised.model.state_dict()), copy_of(whole.model.state_dict()))
     assert float(raised.sums.over_ranks(ALONE)["loss"]) == 0  # epochs closed as ever
@@ -102,50 +104,50 @@ def test_a_finished_run_has_nothing_left_to_do() -> None:
 
 
 def test_evaluates_every_so_many_epochs_and_at_the_last() -> None:
-    diary = Diary()
-    make_trainer(ALONE, sinks=[diary], epochs=3, evaluate_every=2, images=24).fit()
-    assert ["val_top1" in line for line in diary.lines] == [False, True, True]
+    sink = RecordingSink()
+    make_trainer(ALONE, sinks=[sink], epochs=3, evaluate_every=2, images=24).fit()
+    assert ["val_top1" in line for line in sink.lines] == [False, True, True]
 
 
 @pytest.mark.parametrize("calls", [1, 5, 9])
 def test_leaves_when_asked_and_goes_on_as_if_it_had_not(calls: int) -> None:
-    diary, shelf = Diary(), Shelf()
-    whole = make_trainer(ALONE, sinks=[diary])
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    whole = make_trainer(ALONE, sinks=[sink])
     whole.fit()
-    leaver = make_trainer(ALONE, checkpoints=shelf, preemption=AskedAt(calls), sinks=[first := Diary()])
+    leaver = make_trainer(ALONE, checkpoints=checkpoints, preemption=AskedAt(calls), sinks=[first := RecordingSink()])
     outcome = leaver.fit()
     assert outcome.status == "preempted"
     assert outcome.progress.step < 16
     again = make_trainer(ALONE, sinks=[first])
-    again.load_state_dict(shelf.saved[-1][1])
+    again.load_state_dict(checkpoints.saved[-1][1])
     again.fit()
     assert_same(final_state(again), final_state(whole))
-    assert timeless(first.lines) == timeless(diary.lines)
+    assert timeless(first.lines) == timeless(sink.lines)
 
 
 def test_a_request_during_evaluation_gives_it_up_and_it_is_made_later() -> None:
-    shelf, diary = Shelf(), Diary()
-    trainer = make_trainer(ALONE, checkpoints=shelf, sinks=[diary], epochs=1)
+    checkpoints, sink = InMemoryCheckpoints(), RecordingSink()
+    trainer = make_trainer(ALONE, checkpoints=checkpoints, sinks=[sink], epochs=1)
 
     def interrupted(model: Any) -> dict[str, float]:
         raise EvaluationInterrupted
 
     judge, trainer.evaluate = trainer.evaluate, interrupted
     assert trainer.fit().status == "preempted"
-    assert diary.lines == []
+    assert sink.lines == []
     trainer.evaluate = judge
     assert trainer.fit().status == "finished"
-    assert [line["step"] for line in diary.lines] == [8]
+    assert [line["step"] for line in sink.lines] == [8]
 
 
 @pytest.mark.parametrize("bad", [0, 3, 7, 9])
 def test_a_step_that_is_not_finite_stops_the_run_with_the_state_before_it(bad: int) -> None:
-    shelf = Shelf()
-    trainer = make_trainer(ALONE, transform=Poison(bad), checkpoints=shelf, log_every=2, checkpoint_every=4)
+    checkpoints = InMemoryCheckpoints()
+    trainer = make_trainer(ALONE, transform=NaNTransform(bad), checkpoints=checkpoints, log_every=2, checkpoint_every=4)
     with pytest.raises(NonFiniteError, match=rf"global step {bad} is NaN or infinite.*nonfinite=skip") as caught:
         trainer.fit()
     assert caught.value.step == bad
-    saved = shelf.saved[-1][1]
+    saved = checkpoints.saved[-1][1]
     assert saved["progress"]["step"] == bad
     # What was saved is the state before the step: without the bad image the run goes on as if nothing had been.
     again, calm = make_trainer(ALONE), make_trainer(ALONE)
@@ -156,12 +158,12 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_state_before_it(bad: i
 
 
 def with_statistics() -> Any:
-    """A model whose forward pass changes it: re-attention's batch normalisation keeps running statistics."""
+    """A model whose forward pass changes it: re-attention's batch normalization keeps running statistics."""
     return attach(tiny_vit(), re_attention=True)
 
 
 def test_a_skipped_step_leaves_no_trace_in_running_statistics() -> None:
-    trainer = make_trainer(ALONE, model=with_statistics(), transform=Poison(2, 9), nonfinite="skip")
+    trainer = make_trainer(ALONE, model=with_statistics(), transform=NaNTransform(2, 9), nonfinite="skip")
     trainer.fit()
     state = trainer.state_dict()
     for part in ("model", "ema"):
@@ -170,12 +172,12 @@ def test_a_skipped_step_leaves_no_trace_in_running_statistics() -> None:
 
 
 def test_a_stop_at_nan_saves_the_running_statistics_of_before() -> None:
-    shelf = Shelf()
+    checkpoints = InMemoryCheckpoints()
     with pytest.raises(NonFiniteError):
-        make_trainer(ALONE, model=with_statistics(), transform=Poison(3), checkpoints=shelf).fit()
+        make_trainer(ALONE, model=with_statistics(), transform=NaNTransform(3), checkpoints=checkpoints).fit()
     healthy = make_trainer(ALONE, model=with_statistics(), steps=3)
     healthy.fit()
-    assert_same(dict(shelf.saved[-1][1]["model"]), dict(healthy.state_dict()["model"]))
+    assert_same(dict(checkpoints.saved[-1][1]["model"]), dict(healthy.state_dict()["model"]))
 
 
 def test_recomputation_would_count_twice_in_running_statistics() -> None:
@@ -184,12 +186,12 @@ def test_recomputation_would_count_twice_in_running_statistics() -> None:
 
 
 def test_skipped_steps_are_counted_and_leave_the_means_alone() -> None:
-    diary = Diary()
-    outcome = make_trainer(ALONE, transform=Poison(2, 9), nonfinite="skip", sinks=[diary], log_every=4).fit()
+    sink = RecordingSink()
+    outcome = make_trainer(ALONE, transform=NaNTransform(2, 9), nonfinite="skip", sinks=[sink], log_every=4).fit()
     assert outcome.progress.step == 16
-    assert [line["skipped_steps"] for line in diary.lines] == [1, 2]
-    assert all(math.isfinite(value) for line in diary.lines for value in line.values())
-    assert all(math.isfinite(value) for record in diary.records for value in record.values())
+    assert [line["skipped_steps"] for line in sink.lines] == [1, 2]
+    assert all(math.isfinite(value) for line in sink.lines for value in line.values())
+    assert all(math.isfinite(value) for record in sink.records for value in record.values())
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
@@ -203,7 +205,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
         torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=1e-5)
 
 
-class Synchronisations(TorchDispatchMode):
+class Synchronizations(TorchDispatchMode):
     """Counts what makes the host wait for a device: a scalar read, or a copy to the host."""
 
     def __init__(self) -> None:
@@ -221,40 +223,40 @@ def test_a_step_does_not_wait_for_the_device(precision: str) -> None:
     trainer = make_trainer(ALONE, precision=precision, clip=1.0, nonfinite="skip")
     batches = trainer.loader.epoch(0, 0)
     trainer.network.train()
-    with Synchronisations() as seen:
+    with Synchronizations() as seen:
         for _ in range(3):
             trainer._train_step(batches)
             trainer.progress.step += 1
     assert seen.found == []
 
 
-def test_an_optimiser_that_cannot_be_suppressed_on_the_device_waits_once_in_a_step() -> None:
+def test_an_optimizer_that_cannot_be_suppressed_on_the_device_waits_once_in_a_step() -> None:
     trainer = make_trainer(ALONE, optimizer="sgd")
     trainer.network.train()
-    with Synchronisations() as seen:
+    with Synchronizations() as seen:
         trainer._train_step(trainer.loader.epoch(0, 0))
     assert len(seen.found) == 1
 
 
 def test_the_loss_scale_is_part_of_the_state() -> None:
     def build() -> Any:
-        return make_trainer(ALONE, precision="fp16", epochs=1, images=48, sinks=[Diary()])
+        return make_trainer(ALONE, precision="fp16", epochs=1, images=48, sinks=[RecordingSink()])
 
     whole, again = build(), build()
     whole.fit()
-    shelf = Shelf()
-    half = make_trainer(ALONE, precision="fp16", epochs=1, images=48, checkpoints=shelf, checkpoint_every=2)
+    checkpoints = InMemoryCheckpoints()
+    half = make_trainer(ALONE, precision="fp16", epochs=1, images=48, checkpoints=checkpoints, checkpoint_every=2)
     half.fit()
-    again.load_state_dict(shelf.saved[0][1])
+    again.load_state_dict(checkpoints.saved[0][1])
     again.fit()
     assert_same(final_state(again), final_state(whole))
     assert float(whole.loss_scale.scale) == 2.0**16
 
 
 def test_a_state_of_another_run_is_refused() -> None:
-    shelf = Shelf()
-    make_trainer(ALONE, checkpoints=shelf, epochs=1, images=24).fit()
-    saved = shelf.saved[-1][1]
+    checkpoints = InMemoryCheckpoints()
+    make_trainer(ALONE, checkpoints=checkpoints, epochs=1, images=24).fit()
+    saved = checkpoints.saved[-1][1]
     with pytest.raises(ValueError, match=r"seed=0, this run has seed=1"):
         make_trainer(ALONE, images=24, seed=1).load_state_dict(saved)
     with pytest.raises(ValueError, match=r"global_batch=12, this run has global_batch=6"):

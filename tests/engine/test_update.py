@@ -34,7 +34,7 @@ class Rig:
         generator = torch.Generator().manual_seed(number)
         images = torch.randn(4, 3, 8, 8, generator=generator)
         loss = CrossEntropy()(self.model(images), torch.arange(4) % CLASSES)
-        loss.backward(self.update.backward_seed(loss * torch.nan if poison else loss, 1.0))
+        loss.backward(self.update.loss_gradient(loss * torch.nan if poison else loss, 1.0))
         self.update.apply(self.model, number, 1e-3)
         self.update.zero_grad()
 
@@ -141,7 +141,7 @@ def test_ema_is_timms(warmup: bool) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1)
-        ours.absorb(model, step, torch.tensor(False))
+        ours.update(model, step, torch.tensor(False))
         theirs.update(model, step=step + 1 if warmup else None)
     for one, other in zip(ours.module.state_dict().values(), theirs.module.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)

@@ -136,7 +136,7 @@ def _untimed(value: Any) -> Any:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """In what two run folders differ, bit for bit: weights, EMA, optimiser, loss scale, progress, metrics lines."""
+    """In what two run folders differ, bit for bit: weights, EMA, optimizer, loss scale, progress, metrics lines."""
     states = [load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (first, second)]
     found = [key for key in ("model", "ema", "optimizer", "loss_scaler") if not same(states[0][key], states[1][key])]
     progress = [_untimed(state["progress"]) for state in states]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitaos.runtime.preemption import EXIT_PREEMPTED, MARKER_VARIABLE, Preemption, leave_preempted
+from vitaos.runtime.preemption import EXIT_PREEMPTED, MARKER_VARIABLE, Preemption, mark_preempted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
@@ -31,7 +31,7 @@ def test_the_second_interrupt_interrupts() -> None:
 
 def test_leaving_marks_the_job_for_its_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARKER_VARIABLE, str(tmp_path / "jobs" / "preempted"))
-    assert leave_preempted() == EXIT_PREEMPTED == 75
+    assert mark_preempted() == EXIT_PREEMPTED == 75
     assert (tmp_path / "jobs" / "preempted").exists()
     monkeypatch.delenv(MARKER_VARIABLE)
-    assert leave_preempted() == EXIT_PREEMPTED
+    assert mark_preempted() == EXIT_PREEMPTED

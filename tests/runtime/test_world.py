@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitaos.runtime import world as distributed
-from vitaos.runtime.world import choose_device, initialize, place, shutdown
+from vitaos.runtime.world import _find_main_address, choose_device, initialize, rank_from_env, shutdown
 
 
 def test_places() -> None:
-    assert place({}) == (0, 1, 0)
-    assert place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == (5, 8, 1)
+    assert rank_from_env({}) == (0, 1, 0)
+    assert rank_from_env({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == (5, 8, 1)
     srun = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
-    assert place(srun) == (3, 4, 1)
-    assert place(srun | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == (0, 2, 0)
+    assert rank_from_env(srun) == (3, 4, 1)
+    assert rank_from_env(srun | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == (0, 2, 0)
     # In a batch script one process runs, whatever the number of tasks of the job.
-    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1, 0)
+    assert rank_from_env({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1, 0)
 
 
 def test_srun_names_its_first_host_and_a_port_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,11 +25,11 @@ def test_srun_names_its_first_host_and_a_port_of_the_job(monkeypatch: pytest.Mon
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     environment = {"SLURM_STEP_NODELIST": "node[3-4]", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1"}
-    distributed._find_main_address(environment)
+    _find_main_address(environment)
     assert environment["MASTER_ADDR"] == "node3"
     assert 20000 <= int(environment["MASTER_PORT"]) < 40000
     with pytest.raises(ValueError, match="torchrun"):
-        distributed._find_main_address({})
+        _find_main_address({})
 
 
 def test_devices() -> None:
@@ -59,7 +58,7 @@ def test_one_process_needs_no_launcher_and_can_begin_again() -> None:
         world = initialize("cpu")
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         assert world.broadcast_object({"a": 1}) == {"a": 1}
-        assert world.agree(True).result()
-        assert not world.agree(False).result()
+        assert world.any_rank(True).result()
+        assert not world.any_rank(False).result()
         world.barrier()
     shutdown()

@@ -11,7 +11,7 @@ from torch import nn
 
 from vitaos.assembly import builders
 from vitaos.assembly import fingerprint as identity
-from vitaos.checkpoint.store import FORMAT, Checkpoints, Found, find_resume
+from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume
 from vitaos.config import TrainConfig, techniques_of
 from vitaos.data import Loaders
 from vitaos.engine.trainer import Outcome, Trainer
@@ -19,7 +19,7 @@ from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
 from vitaos.outputs.run_dir import RunDir
 from vitaos.outputs.sinks import RunSinks
-from vitaos.runtime.preemption import leave_preempted
+from vitaos.runtime.preemption import mark_preempted
 from vitaos.runtime.watchdog import Watchdog
 from vitaos.runtime.world import World
 
@@ -46,14 +46,14 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     return result
 
 
-def open_folder(config: TrainConfig, folder: RunDir, world: World) -> Found | None:
+def open_folder(config: TrainConfig, folder: RunDir, world: World) -> ResumePoint | None:
     """Take the run folder and find the checkpoint to go on from, if there is one.
 
     Raises:
         ValueError: on every rank: the folder is in use, must not be continued, or belongs to another run.
     """
 
-    def find() -> Found | None:
+    def find() -> ResumePoint | None:
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
         if found is not None:
@@ -67,7 +67,7 @@ class Outputs:
     """All that a start of a run writes: on the main rank its records, checkpoints and sinks; nothing on the others."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunDir, world: World, loaders: Loaders, found: Found | None
+        self, config: TrainConfig, folder: RunDir, world: World, loaders: Loaders, found: ResumePoint | None
     ) -> None:
         self.folder = folder
         self.checkpoints: Checkpoints | None = None
@@ -162,7 +162,7 @@ def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
         return EXIT_NONFINITE
     watchdog.close()
     outputs.say(_closing_words(outcome, outputs.folder))
-    return leave_preempted() if outcome.status == "preempted" else 0
+    return mark_preempted() if outcome.status == "preempted" else 0
 
 
 def _closing_words(outcome: Outcome, folder: RunDir) -> str:

@@ -6,7 +6,7 @@ Three guards stand in a row:
    zip archive, where other readers (``torch.load``, ``unzip``) do not look. Zip archives without one are held against
    their own CRC-32 (``torch.load`` does not check it: a flipped bit in a weight would pass unnoticed).
 2. ``torch.load(weights_only=True)``: tensors and plain containers only. ``argparse.Namespace`` is let in because the
-   files of DeiT, CaiT and the release carry their arguments; it has no behaviour of its own.
+   files of DeiT, CaiT and the release carry their arguments; it has no behavior of its own.
 3. Errors say which file, what is wrong with it, and what happened (nothing was run).
 """
 

@@ -33,7 +33,7 @@ _STEP_NAME: Final = re.compile(r"step-(\d{8,})\.pt")
 Kind = Literal["last", "best", "both"]
 
 
-class Found(NamedTuple):
+class ResumePoint(NamedTuple):
     """A checkpoint to resume from.
 
     Attributes:
@@ -98,7 +98,7 @@ def _candidates(folder: Path) -> list[Path]:
     return numbered
 
 
-def find_newest(folder: str | Path) -> Found | None:
+def find_newest(folder: str | Path) -> ResumePoint | None:
     """The newest checkpoint of ``folder`` that is whole; None when there is none at all.
 
     Raises:
@@ -117,7 +117,7 @@ def find_newest(folder: str | Path) -> Found | None:
         step = _step_of(path, contents)
         if notes:
             notes.append(f"Falling back to {path} (step {step}).")
-        return Found(path, step, contents["config"], tuple(notes), tuple(damaged))
+        return ResumePoint(path, step, contents["config"], tuple(notes), tuple(damaged))
     if candidates:
         raise ValueError(
             f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "
@@ -126,7 +126,7 @@ def find_newest(folder: str | Path) -> Found | None:
     return None
 
 
-def find_resume(resume: str, folder: str | Path) -> Found | None:
+def find_resume(resume: str, folder: str | Path) -> ResumePoint | None:
     """Where a run starts: the checkpoint that ``resume`` means for the run whose checkpoints are in ``folder``.
 
     ``auto``: the newest whole one of ``folder``. ``never``: none. Else the path of a checkpoint file or of a run
@@ -153,7 +153,7 @@ def find_resume(resume: str, folder: str | Path) -> Found | None:
             raise ValueError(f"resume={resume}: no checkpoint in that folder.")
         return found
     contents = load_checkpoint(path)
-    return Found(path, _step_of(path, contents), contents["config"])
+    return ResumePoint(path, _step_of(path, contents), contents["config"])
 
 
 class Checkpoints:
@@ -228,7 +228,7 @@ class Checkpoints:
         """Wait for the saves asked for and end the writer."""
         self._writer.close()
 
-    def set_aside_damaged(self, found: Found) -> None:
+    def set_aside_damaged(self, found: ResumePoint) -> None:
         """After a fall-back: rename the damaged files to ``*.damaged`` and let ``last.pt`` be the whole one."""
         ours = [path for path in found.damaged if path.parent.samefile(self.folder)]
         for path in ours:

@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_temporary(state: Any, folder: Path, name: str) -> Path:
-    """Serialise ``state`` under a temporary name in ``folder``, synced to disk; returns its path.
+    """Serialize ``state`` under a temporary name in ``folder``, synced to disk; returns its path.
 
     Raises:
         OSError: disk full, read-only, I/O error. The temporary file is gone by then.

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class ModelEma(ModelEmaV3):
-    """timm's ModelEmaV3 with an update that a flag on the device can suppress.
+    """timm's ModelEmaV3 with an update that a flag on the device can cancel.
 
     timm takes the decay as a Python number, so leaving out one step would mean to wait for the device. Here the
-    weight of the step is a tensor, 0 for a suppressed one. Averages parameters and floating-point buffers; copies
+    weight of the step is a tensor, 0 for a skipped one. Averages parameters and floating-point buffers; copies
     other buffers.
 
     Args:
@@ -31,9 +31,9 @@ class ModelEma(ModelEmaV3):
         return float(self.get_decay(step + 1)) if self.use_warmup else self.decay
 
     @torch.no_grad()
-    def absorb(self, model: nn.Module, step: int, suppressed: Tensor) -> None:
-        """Move the average towards `model` after global step `step`, unless `suppressed` (bool, on the device)."""
-        weight = torch.where(suppressed, 0.0, 1.0 - self.decay_at(step)).to(torch.float32)
+    def update(self, model: nn.Module, step: int, skip_step: Tensor) -> None:
+        """Move the average towards `model` after global step `step`, unless `skip_step` (bool, on the device)."""
+        weight = torch.where(skip_step, 0.0, 1.0 - self.decay_at(step)).to(torch.float32)
         averages, values, copies = self._lists(model)
         differences = torch._foreach_sub(values, averages)
         torch._foreach_mul_(differences, weight)

@@ -86,7 +86,7 @@ def evaluate(
     Args:
         model: not wrapped in DDP; left in the mode it came in.
         loader: this rank's share, possibly empty.
-        transform: uint8 images (B, 3, H, W) on the device to normalised float images.
+        transform: uint8 images (B, 3, H, W) on the device to normalized float images.
         num_classes: K, classes of the dataset: targets lie in [0, K).
         class_indices: which K of the model's C answers belong to the dataset's classes, in their order (ImageNet-A
             and -R have 200 of the 1000 classes).

@@ -9,7 +9,7 @@ from torch import Tensor
 from vitaos.engine.progress import FIXED_POINT, Progress, Sums
 
 
-class Reading:
+class DeviceScalars:
     """A copy of a few numbers from the device to the host that nobody waits for until :meth:`values` is asked."""
 
     def __init__(self, *scalars: Tensor) -> None:
@@ -44,7 +44,7 @@ class Meter:
     ) -> None:
         self._progress, self._sums, self._ranks = progress, sums, ranks
         self._extra = [first_bad_step] if loss_scale is None else [first_bad_step, loss_scale]
-        self._reading: Reading | None = None
+        self._reading: DeviceScalars | None = None
         self._read_step = 0
         self.start()
 
@@ -87,6 +87,6 @@ class Meter:
         self._before, self._shown, self._shown_step = values, now, self._progress.step
         return int(first_bad), record
 
-    def _read(self) -> Reading:
+    def _read(self) -> DeviceScalars:
         sums = self._sums
-        return Reading(sums.loss, sums.norm, sums.steps, sums.skipped, *self._extra)
+        return DeviceScalars(sums.loss, sums.norm, sums.steps, sums.skipped, *self._extra)

@@ -1,4 +1,4 @@
-"""Optimisers over parameter groups with and without weight decay."""
+"""Optimizers over parameter groups with and without weight decay."""
 
 import difflib
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def check_optimizer(name: str) -> None:
-    """Refuse an optimiser that :func:`build_optimizer` cannot build, without a model.
+    """Refuse an optimizer that :func:`build_optimizer` cannot build, without a model.
 
     Raises:
         ValueError: a name that nobody knows, one that needs second derivatives, or apex where it is not installed.
@@ -63,16 +63,16 @@ def build_optimizer(
     fused: bool = True,
     **keywords: Any,
 ) -> torch.optim.Optimizer:
-    """An optimiser over `model`'s parameters, which must be on their device already.
+    """An optimizer over `model`'s parameters, which must be on their device already.
 
     Args:
         model: the model.
         name: "adamw" (torch's), "apex_adam" or "apex_lamb" (NVIDIA apex's fused ones), or any of timm's names ("lamb",
             "sgd", "lion", ...).
         lr, weight_decay: as usual; the schedule sets the rate anew before each step.
-        betas, eps: of Adam and its relatives; an optimiser that has neither ignores them.
-        fused: use torch's fused kernels for "adamw"; they also let a bad step be suppressed without synchronisation.
-        keywords: further arguments of the optimiser's class.
+        betas, eps: of Adam and its relatives; an optimizer that has neither ignores them.
+        fused: use torch's fused kernels for "adamw"; they also let a bad step be skipped without synchronization.
+        keywords: further arguments of the optimizer's class.
 
     Raises:
         ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.

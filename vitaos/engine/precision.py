@@ -13,7 +13,7 @@ DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 @dataclass(frozen=True)
 class Precision:
-    """How forward passes compute; parameters, gradients and optimiser state stay in fp32.
+    """How forward passes compute; parameters, gradients and optimizer state stay in fp32.
 
     Attributes:
         name: "bf16", "fp16" or "fp32".
@@ -58,7 +58,7 @@ class LossScale:
 
     The rule and its constants are torch.amp.GradScaler's (start at 2^16, halve on overflow, double after 2000 good
     steps). GradScaler itself makes its own pass over the gradients to look for infinities and decides alone whether
-    to step; here one decision, taken from the gradients' norm, governs scale, clipping, optimiser and EMA. Two
+    to step; here one decision, taken from the gradients' norm, governs scale, clipping, optimizer and EMA. Two
     further differences: the scale stops at 1, since an overflow there is no overflow but a NaN that no scale cures,
         and it can be held still while
     a run waits to be stopped.
@@ -87,7 +87,7 @@ class LossScale:
         self.good_steps.copy_(state["good_steps"])
 
 
-def compute_deterministically() -> None:
+def enable_determinism() -> None:
     """Ask CUDA for kernels that give the same bits every time (some are slower; one without such a form warns).
 
     The CPU does so anyway. Call it before the device is first used: cuBLAS reads its setting once.

@@ -16,7 +16,7 @@ last bit."""
 
 @dataclass
 class Progress:
-    """The part of a run's state that is neither weights nor optimiser.
+    """The part of a run's state that is neither weights nor optimizer.
 
     Attributes:
         step: global steps done.
@@ -80,7 +80,7 @@ class Sums:
     Attributes:
         loss: int64, this rank's share of the sum of step losses (losses divided by the number of ranks), in units of
             2^-24. After a resume the main rank goes on with the sum of all.
-        steps: int64, steps that counted (not suppressed) in the epoch.
+        steps: int64, steps that counted (not skipped) in the epoch.
         norm: float64, sum of the gradient norms of those steps; the same on every rank.
         skipped: int64, non-finite steps left out since the run began.
     """
@@ -91,12 +91,12 @@ class Sums:
         self.norm = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
-    def add(self, share: Tensor, norm: Tensor, suppressed: Tensor) -> None:
-        """Count a step: this rank's share of the loss, the global gradient norm, and whether it was suppressed."""
+    def add(self, share: Tensor, norm: Tensor, skip_step: Tensor) -> None:
+        """Count a step: this rank's share of the loss, the global gradient norm, and whether it was skipped."""
         units = (share.double().nan_to_num(0.0, 0.0, 0.0) * FIXED_POINT).round().to(torch.int64)
-        self.loss += torch.where(suppressed, 0, units)
-        self.steps += ~suppressed
-        self.norm += torch.where(suppressed, 0.0, norm.double())
+        self.loss += torch.where(skip_step, 0, units)
+        self.steps += ~skip_step
+        self.norm += torch.where(skip_step, 0.0, norm.double())
 
     def start_epoch(self) -> None:
         """Forget the finished epoch."""

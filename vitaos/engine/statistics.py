@@ -1,6 +1,6 @@
-"""Running statistics of normalisations: the one part of a model that a forward pass changes.
+"""Running statistics of normalizations: the one part of a model that a forward pass changes.
 
-DeiT, CaiT and Swin have none; re-attention's batch normalisation has, and so have some of timm's other models. They are
+DeiT, CaiT and Swin have none; re-attention's batch normalization has, and so have some of timm's other models. They are
 treated as weights are: a step that is left out leaves no trace in them, and all ranks hold the same.
 """
 
@@ -36,13 +36,13 @@ class RunningStatistics:
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
-    def settle(self, suppressed: Tensor) -> None:
-        """After a step's verdict (bool scalar on the device, the same on all ranks): what it was before a suppressed
+    def commit_or_rollback(self, skip_step: Tensor) -> None:
+        """After a step's decision (bool scalar on the device, the same on all ranks): what it was before a skipped
         step, else the mean over the ranks. One small exchange for models that have statistics, nothing for others."""
         if not self._buffers:
             return
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(torch.where(suppressed, kept, buffer))
+            buffer.copy_(torch.where(skip_step, kept, buffer))
         if self._world.size > 1:
             self._average()
         self.keep()

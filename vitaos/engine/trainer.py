@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
-from vitaos.counter_rng import seed_of
+from vitaos.counter_rng import derive_seed
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
@@ -32,7 +32,7 @@ from vitaos.engine.settings import Outcome, Settings
 from vitaos.engine.statistics import RunningStatistics
 from vitaos.engine.update import Guard, NonFiniteError, Update
 from vitaos.engine.wrap import gradient_exchange, prepare_network, seed_torch
-from vitaos.runtime.world import Agreement, World
+from vitaos.runtime.world import PendingFlag, World
 
 _STEP_STREAM: Final = 0x57E9  # keeps the draws of steps apart from other uses of the seed
 
@@ -115,8 +115,8 @@ class Trainer:
             first_bad_step=self.guard.first_bad_step,
             loss_scale=None if self.loss_scale is None else self.loss_scale.scale,
         )
-        self._rehearsed = world.size == 1
-        self._question: Agreement | None = None
+        self._ddp_is_warm = world.size == 1
+        self._leave_flag: PendingFlag | None = None
 
     # The story.
 
@@ -169,12 +169,12 @@ class Trainer:
             if progress.step % settings.log_every == 0:
                 self.meter.send()
             if self._asked_to_leave():
-                self._settle()
+                self._synchronize()
                 return False
             if settings.checkpoint_every and progress.step % settings.checkpoint_every == 0 and progress.step < end:
-                self._settle()
+                self._synchronize()
                 self._save()
-        self._settle()
+        self._synchronize()
         self._save()
         return not self._asked_to_leave(now=True)
 
@@ -183,14 +183,14 @@ class Trainer:
         step, parts = self.progress.step, self.settings.accumulate
         share, part = torch.zeros((), device=self.world.device), -1
         for part, batch in enumerate(itertools.islice(batches, parts)):
-            if not self._rehearsed:
-                self._rehearse(batch)
+            if not self._ddp_is_warm:
+                self._warm_up_ddp(batch)
             share += self._forward_backward(batch, part)
         assert part == parts - 1, f"the loader ended within global step {step}"
-        verdict = self.update.apply(self.model, step, self.schedule(step))
-        self.sums.add(share, verdict.norm, verdict.suppressed)
+        decision = self.update.apply(self.model, step, self.schedule(step))
+        self.sums.add(share, decision.norm, decision.skip_step)
         if self.settings.nonfinite == "skip":
-            self.sums.skipped += verdict.nonfinite
+            self.sums.skipped += decision.nonfinite
         self.update.zero_grad()
 
     def _forward_backward(self, batch: Batch, part: int) -> Tensor:
@@ -200,12 +200,12 @@ class Trainer:
         images, targets = self.transform(on_device, epoch=self.progress.epoch, step=step)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        seed_torch(seed_of(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)
+        seed_torch(derive_seed(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)
         with gradient_exchange(self.network, last=part == settings.accumulate - 1):
             with self.precision.autocast():
                 logits = self.network(images)
             loss: Tensor = self.loss(logits, targets)
-            loss.backward(self.update.backward_seed(loss, 1.0 / settings.accumulate))
+            loss.backward(self.update.loss_gradient(loss, 1.0 / settings.accumulate))
         return loss.detach() / (settings.accumulate * self.world.size)
 
     def _conclude(self) -> bool:
@@ -246,7 +246,7 @@ class Trainer:
     # The state.
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on; a collective call, between two steps, after :meth:`_settle`."""
+        """All that the rest of the run depends on; a collective call, between two steps, after :meth:`_synchronize`."""
         return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -298,7 +298,7 @@ class Trainer:
         for sink in self.sinks:
             sink.log(record)
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         """Wait for the device: nothing is on its way afterwards, and every step so far is known to be good."""
         self._report()
         first_bad = int(self.guard.first_bad_step)
@@ -316,18 +316,18 @@ class Trainer:
 
     def _asked_to_leave(self, *, now: bool = False) -> bool:
         """Whether any rank was asked to leave a step ago (or `now`): the same on every rank. Puts the next question."""
-        answer = self._question is not None and self._question.result()
-        self._question = self.world.agree(self.preemption is not None and self.preemption.requested)
-        return answer or (now and self._question.result())
+        answer = self._leave_flag is not None and self._leave_flag.result()
+        self._leave_flag = self.world.any_rank(self.preemption is not None and self.preemption.requested)
+        return answer or (now and self._leave_flag.result())
 
-    def _rehearse(self, batch: Batch) -> None:
+    def _warm_up_ddp(self, batch: Batch) -> None:
         """Let DDP settle its buckets on a backward pass that is then forgotten.
 
         DDP sorts its buckets anew after the first backward pass of a process, and with three or more ranks the order
         of a sum over ranks depends on the buckets. Without this the first step after a resume would round differently
         from the same step in an uninterrupted run.
         """
-        self._rehearsed = True
+        self._ddp_is_warm = True
         self._forward_backward(batch, self.settings.accumulate - 1)
         self.update.zero_grad()
         self.statistics.restore()

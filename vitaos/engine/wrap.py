@@ -13,7 +13,7 @@ from vitaos.runtime.world import World
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the generators that dropout and drop path draw from; on the host only, no synchronisation.
+    """Seed the generators that dropout and drop path draw from; on the host only, no synchronization.
 
     (torch.manual_seed does the same to every device and backend of the machine, at many times the price.)
     """
@@ -42,7 +42,7 @@ def prepare_network(
         if running_buffers(model):
             raise ValueError(
                 "checkpoint_gradients=true runs each block twice, and the running statistics of this model's batch "
-                "normalisation (re_attention has one) would count each batch twice; use a smaller "
+                "normalization (re_attention has one) would count each batch twice; use a smaller "
                 "batch_size and accumulate instead"
             )
         enable(True)

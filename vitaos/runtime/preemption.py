@@ -24,7 +24,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-def leave_preempted() -> int:
+def mark_preempted() -> int:
     """The exit status of a preempted run, :data:`EXIT_PREEMPTED`; first leaves the marker if the job asked for one."""
     marker = os.environ.get(MARKER_VARIABLE)
     if marker:

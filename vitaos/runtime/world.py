@@ -15,7 +15,7 @@ DEVICES: Final = ("auto", "cpu", "cuda")
 T = TypeVar("T")
 
 
-class Agreement:
+class PendingFlag:
     """A question put to all ranks at one step and answered at a later one, so that nobody waits for the answer."""
 
     def __init__(self, flag: Tensor, work: Any = None) -> None:
@@ -71,12 +71,12 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def agree(self, flag: bool) -> Agreement:
+    def any_rank(self, flag: bool) -> PendingFlag:
         """Ask whether any rank says yes. Every rank must ask; the answer is fetched later and costs no wait by then."""
         answer = torch.tensor([int(flag)], dtype=torch.int32)
         if self.size == 1:
-            return Agreement(answer)
-        return Agreement(answer, dist.all_reduce(answer, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
+            return PendingFlag(answer)
+        return PendingFlag(answer, dist.all_reduce(answer, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
 
 
 _world: World | None = None
@@ -85,7 +85,7 @@ _world: World | None = None
 def initialize(device: str = "auto", *, timeout_minutes: float = 10.0) -> World:
     """Join the other processes of this run; calling it again in one process (Hydra multirun) returns the same world.
 
-    The launcher is recognised by its environment: torchrun (``RANK``), srun (``SLURM_PROCID`` with several tasks in the
+    The launcher is recognized by its environment: torchrun (``RANK``), srun (``SLURM_PROCID`` with several tasks in the
     step), or none, which means one process.
 
     Args:
@@ -96,7 +96,7 @@ def initialize(device: str = "auto", *, timeout_minutes: float = 10.0) -> World:
         ValueError: unknown device, CUDA where there is none, or more processes on this machine than it has GPUs.
     """
     global _world  # noqa: PLW0603 - a process belongs to one run's group; torch keeps its process group globally too
-    rank, size, local_rank = place(os.environ)
+    rank, size, local_rank = rank_from_env(os.environ)
     chosen = choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -144,7 +144,7 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def place(environment: Mapping[str, str]) -> tuple[int, int, int]:
+def rank_from_env(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """(rank, size, local rank) according to the launcher's environment variables."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank = int(environment["RANK"])

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitaos.batch import Batch
-from vitaos.counter_rng import seed_of
+from vitaos.counter_rng import derive_seed
 from vitaos.data.corrupt_images import BadImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
@@ -80,7 +80,7 @@ class _BatchDataset(Dataset[Batch]):
         targets: list[int] = []
         with borrowed_generators():
             for position, (target, image) in zip(key.positions.tolist(), self._decode(key.indices), strict=True):
-                seed_generators(seed_of(self._crop.seed, epoch, position, TIMM))
+                seed_generators(derive_seed(self._crop.seed, epoch, position, TIMM))
                 images.append(self._transform(image))
                 targets.append(target)
         return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(key.positions))
