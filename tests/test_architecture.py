@@ -9,22 +9,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime"}
+SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime", "suggest"}
 MAY_SEE = {
-    "config": set(),
+    "suggest": set(),
+    "dtypes": set(),
+    "config": {"suggest"},
     "batch": set(),
     "counter_rng": set(),
     "files": set(),
     "metrics_reader": set(),
     "runtime": set(),
     "checkpoint": {"files"},
-    "techniques": set(),
+    "techniques": {"dtypes", "suggest"},
     "data": SHARED,
     "engine": SHARED,
     "outputs": SHARED,
-    "analysis": {"files", "metrics_reader"},
+    "analysis": {"dtypes", "files", "metrics_reader"},
     "study": {"analysis", "files", "metrics_reader"},
-    "models": {"techniques"},
+    "models": {"suggest", "techniques"},
     "timm_registry": {"models", "techniques"},
     "weights": {"checkpoint", "files", "techniques"},
     "cli": {"config", "runtime"},

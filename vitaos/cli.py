@@ -215,7 +215,7 @@ def _explain(error: Exception, declared: type[Any]) -> str:
         key = str(cause.full_key)
         if "not in" in str(cause.msg):
             *path, leaf = key.split(".")
-            return f"{key}: unknown key; {config.suggest(leaf, config.keys_at(declared, path))}"
+            return f"{key}: unknown key{config.suggest(leaf, config.keys_at(declared, path))}"
         return f"{key}: {str(cause.msg).splitlines()[0]}"
     return text.split("\nConfig search path", maxsplit=1)[0].strip()
 

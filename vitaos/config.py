@@ -2,16 +2,17 @@
 
 Hydra composes the files under ``configs/``; :func:`check` turns the result into the dataclasses below or raises
 :class:`ConfigError` naming the key and what would be right. Everything here happens before any data or device is
-touched, and nothing of vitaos is imported: the names of the techniques come in as an argument.
+touched; the names of the techniques come in as an argument.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from vitaos.suggest import did_you_mean
 
 
 class ConfigError(ValueError):
@@ -262,11 +263,9 @@ def techniques_of(config: Any, toggles: Iterable[str]) -> dict[str, bool | dict[
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known words, then all of them."""
+    """The end of a message about an unknown word: the nearest known words, then all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=2)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}Valid: {', '.join(names)}"
+    return f"{did_you_mean(word, names)} Valid: {', '.join(names)}"
 
 
 def _explain(error: OmegaConfBaseException, composed: DictConfig, declared: type[Any]) -> str:
@@ -274,7 +273,7 @@ def _explain(error: OmegaConfBaseException, composed: DictConfig, declared: type
     reason = str(error.msg or error).splitlines()[0]
     if "not in" in reason and key:
         *path, leaf = key.split(".")
-        return f"{key}: unknown key; {suggest(leaf, keys_at(declared, path))}"
+        return f"{key}: unknown key{suggest(leaf, keys_at(declared, path))}"
     value = OmegaConf.select(composed, key, throw_on_missing=False) if key else None
     return f"{key}={value}: {reason}" if key else reason
 

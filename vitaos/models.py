@@ -6,7 +6,6 @@ Every model is timm's own class. ``timm_registry.py`` makes the short names know
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final
 
 import timm
@@ -14,22 +13,21 @@ from timm.layers import trunc_normal_
 from torch import nn
 
 from vitaos import techniques
+from vitaos.suggest import did_you_mean
 
 _DEIT_DEPTHS: Final = (12, 24)
 _SWIN_DEEPENED_STAGE: Final = 2  # Swin grows in its third stage, as from Swin-T to Swin-S
-_REGULARIZATION: Final = {  # the recipe's words -> timm's
+_REGULARIZATION: Final = {  # the recipe's names -> timm's
     "drop_path": "drop_path_rate",
     "pos_drop": "pos_drop_rate",
     "proj_drop": "proj_drop_rate",
-    "attn_drop": "attn_drop_rate",
-    "head_drop": "drop_rate",
 }
 _UNKNOWN_KEYWORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A short name's timm entry and the keywords that make it what the name says."""
+    """A short name's timm entry and the keywords that make it what the name stands for."""
 
     family: str
     entry: str
@@ -49,8 +47,8 @@ def _backbones() -> dict[str, Backbone]:
     ):
         backbones[f"cait_{name}"] = Backbone("cait", f"cait_{entry}", {})
     for letter, size, third in (("t", "tiny", 6), ("s", "small", 18), ("b", "base", 18)):
-        # timm's own default drop path for Swin is 0.1; how much to regularise is the recipe's to say, for all three
-        # alike.
+        # timm's own default drop path for Swin is 0.1; how much to regularize is the recipe's choice, for all
+        # three alike.
         keywords = {"depths": (2, 2, third, 2), "drop_path_rate": 0.0}
         backbones[f"swin_{letter}"] = Backbone("swin", f"swin_{size}_patch4_window7_224", keywords)
     return backbones
@@ -64,14 +62,8 @@ def names() -> list[str]:
     return list(BACKBONES)
 
 
-def regularization_keywords(
-    drop_path: float = 0.0,
-    pos_drop: float = 0.0,
-    proj_drop: float = 0.0,
-    attn_drop: float = 0.0,
-    head_drop: float = 0.0,
-) -> dict[str, float]:
-    """The recipe's words -> timm's, the same for the three families; a rate of 0 is left out.
+def regularization_keywords(drop_path: float = 0.0, pos_drop: float = 0.0, proj_drop: float = 0.0) -> dict[str, float]:
+    """The recipe's names -> timm's, the same for the three families; a rate of 0 is left out.
 
     Args:
         drop_path: stochastic depth. timm spreads it as the recipes want it: rising linearly with depth in ViT and Swin,
@@ -79,17 +71,9 @@ def regularization_keywords(
         pos_drop: dropout after the position embedding (Swin in timm has none: a value there is refused by
             ``create_model``).
         proj_drop: dropout after the attention's projection and in the MLP.
-        attn_drop: dropout on attention maps.
-        head_drop: dropout before the classifier.
     """
-    rates = {
-        "drop_path": drop_path,
-        "pos_drop": pos_drop,
-        "proj_drop": proj_drop,
-        "attn_drop": attn_drop,
-        "head_drop": head_drop,
-    }
-    return {_REGULARIZATION[word]: rate for word, rate in rates.items() if rate}
+    rates = {"drop_path": drop_path, "pos_drop": pos_drop, "proj_drop": proj_drop}
+    return {_REGULARIZATION[name]: rate for name, rate in rates.items() if rate}
 
 
 def create_model(
@@ -124,7 +108,7 @@ def create_model(
     for toggle in techniques.names():
         if toggle in keywords:
             if toggle in toggles:
-                raise ValueError(f"{toggle} is switched by the name and by its toggle: say it once.")
+                raise ValueError(f"{toggle} is switched by the name and by its toggle: give one of the two.")
             toggles[toggle] = keywords.pop(toggle)
     keywords["num_classes"] = num_classes
     if img_size is not None:
@@ -170,10 +154,9 @@ def _swin_depths(name: str, depth: int, given: Sequence[int] | None, depths: Seq
 
 def _create_timm(name: str, depth: int | None, keywords: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
-        near = get_close_matches(name, dict.fromkeys([*BACKBONES, *timm.list_models()]), n=3)
-        hint = f"Near: {', '.join(near)}. " if near else ""
+        nearest = did_you_mean(name, [*BACKBONES, *timm.list_models()], most=3)
         raise ValueError(
-            f"There is no model {name!r}. {hint}Known: {', '.join(BACKBONES)} (each also with a technique, as "
+            f"There is no model {name!r}{nearest} Known: {', '.join(BACKBONES)} (each also with a technique, as "
             "deit_s24_attnscale), and all of timm.list_models()."
         )
     if depth is not None:
@@ -183,7 +166,7 @@ def _create_timm(name: str, depth: int | None, keywords: dict[str, Any]) -> nn.M
     except _UnknownKeywordError as error:
         if error.keyword != "img_size":
             raise
-        # A network of convolutions takes images of any size, and timm gives it no word for one.
+        # A network of convolutions takes images of any size, and timm has no keyword for one.
         del keywords["img_size"]
         return _build(name, **keywords)
 
@@ -193,8 +176,8 @@ class _UnknownKeywordError(ValueError):
 
     def __init__(self, entry: str, keyword: str) -> None:
         self.keyword = keyword
-        words = [word for word, of_timm in _REGULARIZATION.items() if of_timm == keyword]
-        recipe = f" (recipe.{words[0]}: set it to 0)" if words else ""
+        keys = [key for key, of_timm in _REGULARIZATION.items() if of_timm == keyword]
+        recipe = f" (recipe.{keys[0]}: set it to 0)" if keys else ""
         super().__init__(
             f"The timm model {entry} takes no keyword {keyword!r}{recipe}. Techniques: {', '.join(techniques.names())}."
         )
@@ -210,7 +193,7 @@ def _build(entry: str, **keywords: Any) -> Any:
         if unknown is None:
             raise
         raise _UnknownKeywordError(entry, unknown.group(1)) from error
-    except AssertionError as error:  # how timm says that values do not go together
+    except AssertionError as error:  # timm's answer to values that do not go together
         given = ", ".join(f"{key}={value}" for key, value in keywords.items())
         raise ValueError(f"The timm model {entry} cannot be built with {given}: {str(error).rstrip('.')}.") from error
 

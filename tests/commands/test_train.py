@@ -89,7 +89,7 @@ def test_what_data_cannot_give_is_said(run: Run, tmp_path: Path) -> None:
         (["model=resnet10t", "depth=null", "attnscale=true"], "Techniques cannot be attached"),
         (["model=swin_t", "depth=null", "recipe.pos_drop=0.2"], r"recipe\.pos_drop"),
         (["model.keywords.num_heads=5"], "num_heads=5"),
-        (["model.name=deit_s13"], "Near: deit_s12"),
+        (["model.name=deit_s13"], "did you mean deit_s12"),
         (["optimizer.name=adamm"], "optimizer='adamm' is unknown"),
     ],
 )

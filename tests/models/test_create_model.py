@@ -158,8 +158,8 @@ def test_unregularized_is_the_default_everywhere() -> None:
 @pytest.mark.parametrize(
     ("name", "keywords", "message"),
     [
-        ("deit_s42", {}, r"no model 'deit_s42'. Near: deit_s.*Known: deit_ti12"),
-        ("deit_s24_atnscale", {}, r"no model 'deit_s24_atnscale'. Near: deit_s24_attnscale"),
+        ("deit_s42", {}, r"no model 'deit_s42'; did you mean deit_s.*Known: deit_ti12"),
+        ("deit_s24_atnscale", {}, r"no model 'deit_s24_atnscale'; did you mean deit_s24_attnscale"),
         ("deit_s12", {"atnscale": True}, r"deit_small_patch16_224 takes no keyword 'atnscale'. Techniques: attnscale"),
         (
             "swin_t",
@@ -168,11 +168,11 @@ def test_unregularized_is_the_default_everywhere() -> None:
         ),
         ("deit_s12", {"num_heads": 5}, r"cannot be built with .*num_heads=5.*divisible"),
         ("deit_s12", {"pretrained": True}, r"load_weights"),
-        ("deit_s12_attnscale", {"attnscale": True}, r"say it once"),
+        ("deit_s12_attnscale", {"attnscale": True}, r"give one of the two"),
         ("deit_s12", {"attnscale": 3}, r"attnscale takes True, False or a mapping"),
         ("deit_s12", {"depth": 0}, r"depth=0"),
         ("deit_s12", {"depth": "12"}, r"depth='12'.*whole number"),
-        ("deit_s13", {}, r"Near: deit_s12, deit_s24, "),
+        ("deit_s13", {}, r"did you mean deit_s12 or deit_s24 or "),
         ("resnet10t", {"attnscale": True}, r"Known kinds"),
     ],
 )

@@ -96,7 +96,7 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "parallel blocks": (lambda: vit(block_fn=ParallelScalingBlock), BOTH, r"blocks\.0 is a .*ParallelScalingBlock"),
     "post-norm blocks": (lambda: vit(block_fn=ResPostBlock), BOTH, r"blocks\.0 is a .*ResPostBlock"),
     "other attention": (lambda: vit(attn_layer="diff", num_heads=4), BOTH, r"blocks\.0\.attn is a .*DiffAttention"),
-    "unknown technique": (vit, {"atnscale": True}, r"no technique 'atnscale'.*Did you mean attnscale"),
+    "unknown technique": (vit, {"atnscale": True}, r"no technique 'atnscale'; did you mean attnscale"),
     "unknown technique, off": (vit, {"atnscale": False}, r"no technique"),
     "unknown option": (vit, {"contranorm": {"scael": 1.0}}, r"contranorm has no option 'scael'; it has scale"),
     "option of a technique without": (vit, {"attnscale": {"scale": 1.0}}, r"it has no options"),

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from vitaos.dtypes import at_least_float32
+
 __all__ = [
     "class_attention_spectrum",
     "feature_amplitude",
@@ -28,7 +30,7 @@ def high_frequency_ratio(tokens_BNC: Tensor) -> Tensor:
 
     0 when all tokens of the image are equal, infinite when their mean is zero.
     """
-    tokens = _at_least_float32(tokens_BNC)
+    tokens = at_least_float32(tokens_BNC)
     mean_B1C = tokens.mean(dim=1, keepdim=True)
     direct_B = mean_B1C.square().sum(dim=(1, 2)) * tokens.shape[1]
     rest_B = (tokens - mean_B1C).square().sum(dim=(1, 2))
@@ -93,7 +95,7 @@ def class_attention_spectrum(map_BH1N: Tensor) -> Tensor:
     """
     if map_BH1N.shape[-2] != 1:
         raise ValueError(f"a class-attention map has one query; this one has shape {tuple(map_BH1N.shape)}")
-    row = _at_least_float32(map_BH1N).squeeze(-2)
+    row = at_least_float32(map_BH1N).squeeze(-2)
     return _unfold(torch.fft.rfft(row, dim=-1, norm="ortho").abs(), row.shape[-1])
 
 
@@ -114,7 +116,7 @@ def feature_amplitude(tokens_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
     rows, columns = grid
     if rows * columns != tokens:
         raise ValueError(f"a grid of {rows} x {columns} holds {rows * columns} tokens, but the features have {tokens}")
-    map_BYXC = _at_least_float32(tokens_BNC).reshape(images, rows, columns, channels)
+    map_BYXC = at_least_float32(tokens_BNC).reshape(images, rows, columns, channels)
     amplitude_BYX = torch.fft.fft2(map_BYXC, dim=(1, 2), norm="ortho").abs().mean(dim=-1)
     return torch.fft.fftshift(amplitude_BYX, dim=(1, 2))
 
@@ -128,14 +130,10 @@ def _output_frequencies(map_BHNN: Tensor) -> Tensor:
     """Non-negative half of F A along the query axis: (..., N // 2 + 1, N), complex."""
     if map_BHNN.dim() < 2 or map_BHNN.shape[-1] != map_BHNN.shape[-2]:
         raise ValueError(f"the spectral response needs square attention maps; these have shape {tuple(map_BHNN.shape)}")
-    return torch.fft.rfft(_at_least_float32(map_BHNN), dim=-2, norm="ortho")
+    return torch.fft.rfft(at_least_float32(map_BHNN), dim=-2, norm="ortho")
 
 
 def _unfold(half: Tensor, tokens: int) -> Tensor:
     """Frequencies 0..N//2 of a real signal's spectrum to all N, zero in the middle."""
     order = (torch.arange(tokens, device=half.device) - tokens // 2).abs()
     return half[..., order]
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

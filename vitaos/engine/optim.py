@@ -1,12 +1,13 @@
 """Optimizers over parameter groups with and without weight decay."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import nn
+
+from vitaos.suggest import did_you_mean
 
 _TABLES = ("*pos_embed*", "*cls_token*", "*reg_token*", "*relative_position_bias_table*")
 """Parameters of two or more dimensions that are never decayed (as in the recipes), whatever the model's class says."""
@@ -92,11 +93,9 @@ def _known_to_timm(name: str) -> Any:
         info = get_optimizer_info(name)
     except ValueError as error:
         names = [str(known) for known in list_optimizers()]
-        near = difflib.get_close_matches(name, [*_OF_APEX, *names], n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"optimizer={name!r} is unknown; {hint}It is adamw, {', '.join(_OF_APEX)} or one of timm's {len(names)} "
-            "(timm.optim.list_optimizers())"
+            f"optimizer={name!r} is unknown{did_you_mean(name, [*_OF_APEX, *names], most=3)} It is adamw, "
+            f"{', '.join(_OF_APEX)} or one of timm's {len(names)} (timm.optim.list_optimizers())"
         ) from error
     if info.second_order:
         raise ValueError(

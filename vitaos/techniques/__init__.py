@@ -5,11 +5,11 @@ Adding one: write its file with a :class:`Technique`, add its line to ``TECHNIQU
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from torch import nn
 
+from vitaos.suggest import did_you_mean
 from vitaos.techniques.attnscale import ATTNSCALE
 from vitaos.techniques.centered_attention import CENTERED_ATTENTION
 from vitaos.techniques.contranorm import CONTRANORM
@@ -87,10 +87,10 @@ def attach(model: Model, *, skip_gain: float = 1.0, **toggles: Toggle) -> Model:
     sites = find_sites(model)
     _check(model, wanted)
     for name, options in wanted.items():
-        TECHNIQUES[name].verify(sites, options)
+        TECHNIQUES[name].check(sites, **options)
     open_slots(sites)
     for name, options in wanted.items():
-        TECHNIQUES[name].apply(sites, options)
+        TECHNIQUES[name].fill(sites, **options)
     if wanted:
         setattr(model, _RECORD, {**attached(model), **wanted})
     if skip_gain != 1:
@@ -101,9 +101,8 @@ def attach(model: Model, *, skip_gain: float = 1.0, **toggles: Toggle) -> Model:
 
 def _technique(name: str) -> Technique:
     if name not in TECHNIQUES:
-        near = get_close_matches(name, TECHNIQUES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"There is no technique {name!r}.{hint} Techniques: {', '.join(TECHNIQUES)}.")
+        nearest = did_you_mean(name, TECHNIQUES, most=1)
+        raise ValueError(f"There is no technique {name!r}{nearest} Techniques: {', '.join(TECHNIQUES)}.")
     return TECHNIQUES[name]
 
 

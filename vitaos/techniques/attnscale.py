@@ -13,24 +13,25 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from vitaos.techniques.recombine import recombine, token_mean, wide
+from vitaos.dtypes import at_least_float32
+from vitaos.techniques.recombine import recombine, token_mean
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 40
+_PRIORITY: Final = 40
 
 
 def scale_map(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
     """Apply A_hat to the values, given a function that applies A."""
-    w_H11 = wide(attention.attn_scale).view(-1, 1, 1)
+    w_H11 = at_least_float32(attention.attn_scale).view(-1, 1, 1)
     return recombine(attend(v_BHND), token_mean(v_BHND), 1 + w_H11, -w_H11)
 
 
 def _fill(sites: list[Site]) -> None:
     for site in sites:
         site.attention.attn_scale = site.parameter(site.num_heads)
-        fill(site.attention, "operators", _RANK, scale_map)
+        fill(site.attention, "operators", _PRIORITY, scale_map)
 
 
 ATTNSCALE: Final = Technique(

@@ -1,4 +1,4 @@
-"""Centred attention: A - (1/N) 1 1^T, every row shifted to sum to 0, so that the direct current is not passed on.
+"""Centered attention: A - (1/N) 1 1^T, every row shifted to sum to 0, so that the direct current is not passed on.
 
 Source: Ali, Galanti, Wolf, "Centered Self-Attention Layers", 2023 (arXiv 2306.01610). No parameters. Fused attention
 stays in use: (A - (1/N) 1 1^T) V = A V - mean(V). Together with AttnScale: (1 + w) A_h.
@@ -17,7 +17,7 @@ from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 50  # after AttnScale, whose direct-current part it takes away
+_PRIORITY: Final = 50  # after AttnScale, whose direct-current part it takes away
 
 
 def center_map(_: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def center_map(_: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
 
 def _fill(sites: list[Site]) -> None:
     for site in sites:
-        fill(site.attention, "operators", _RANK, center_map)
+        fill(site.attention, "operators", _PRIORITY, center_map)
 
 
 CENTERED_ATTENTION: Final = Technique(

@@ -20,7 +20,7 @@ from torch import Tensor
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 10
+_PRIORITY: Final = 10
 
 
 def repel_tokens(_: Any, x_BNC: Tensor, *, scale: float, temperature: float, normalize: bool) -> Tensor:
@@ -38,7 +38,7 @@ def _check(_: list[Site], scale: float, temperature: float, normalize: bool) -> 
 def _fill(sites: list[Site], scale: float, temperature: float, normalize: bool) -> None:
     for site in sites:
         repel = partial(repel_tokens, scale=scale, temperature=temperature, normalize=normalize)
-        fill(site.block, "norms", _RANK, repel)
+        fill(site.block, "pre_norm", _PRIORITY, repel)
 
 
 CONTRANORM: Final = Technique(

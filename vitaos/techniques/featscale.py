@@ -13,16 +13,17 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from vitaos.techniques.recombine import recombine, token_mean, wide
+from vitaos.dtypes import at_least_float32
+from vitaos.techniques.recombine import recombine, token_mean
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 50
+_PRIORITY: Final = 50
 
 
 def scale_features(block: Any, y_BNC: Tensor) -> Tensor:
     """Re-weigh the two bands of the branch's output."""
-    s_C, t_C = wide(block.feat_scale_dc), wide(block.feat_scale_hf)
+    s_C, t_C = at_least_float32(block.feat_scale_dc), at_least_float32(block.feat_scale_hf)
     return recombine(y_BNC, token_mean(y_BNC), 1 + t_C, s_C - t_C)
 
 
@@ -30,7 +31,7 @@ def _fill(sites: list[Site]) -> None:
     for site in sites:
         site.block.feat_scale_dc = site.parameter(site.dim)
         site.block.feat_scale_hf = site.parameter(site.dim)
-        fill(site.block, "branches", _RANK, scale_features)
+        fill(site.block, "post_attention", _PRIORITY, scale_features)
 
 
 FEATSCALE: Final = Technique(

@@ -15,18 +15,19 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from vitaos.techniques.recombine import wide
+from vitaos.dtypes import at_least_float32
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 20
+_PRIORITY: Final = 20
 
 
 def filter_values(attention: Any, attend: Attend, v_BHND: Tensor, *, order: int) -> Tensor:
     """Apply the polynomial of A to the values."""
     identity, linear, power = (
-        wide(weight).view(-1, 1, 1) for weight in (attention.gfsa_identity, attention.gfsa_linear, attention.gfsa_power)
+        at_least_float32(weight).view(-1, 1, 1)
+        for weight in (attention.gfsa_identity, attention.gfsa_linear, attention.gfsa_power)
     )
     once_BHND = attend(v_BHND)
     twice_BHND = attend(once_BHND)
@@ -44,7 +45,7 @@ def _fill(sites: list[Site], order: int) -> None:
         site.attention.gfsa_identity = site.parameter(site.num_heads)
         site.attention.gfsa_linear = site.parameter(site.num_heads, 1.0)
         site.attention.gfsa_power = site.parameter(site.num_heads)
-        fill(site.attention, "operators", _RANK, partial(filter_values, order=order))
+        fill(site.attention, "operators", _PRIORITY, partial(filter_values, order=order))
 
 
 GFSA: Final = Technique(

@@ -17,7 +17,7 @@ from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
-_RANK: Final = 60  # outermost: the values must be those of the layer itself
+_PRIORITY: Final = 60  # outermost: the values must be those of the layer itself
 
 
 class FirstValues:
@@ -58,7 +58,7 @@ def _fill(sites: list[Site], scale: float) -> None:
     for index, site in enumerate(sites):
         site.attention.first_values = values
         restore = partial(restore_values, scale=scale, last=index == len(sites) - 1)
-        fill(site.attention, "operators", _RANK, restore if index else remember_values)
+        fill(site.attention, "operators", _PRIORITY, restore if index else remember_values)
 
 
 NEUTRENO: Final = Technique(

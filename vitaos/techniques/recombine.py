@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vitaos.dtypes import wide_dtype
+
 
 def recombine(y: Tensor, mean: Tensor, gain: Tensor, mean_weight: Tensor) -> Tensor:
     """gain * y + mean_weight * mean, in float32 at least, returned in the dtype of y.
@@ -19,18 +21,9 @@ def recombine(y: Tensor, mean: Tensor, gain: Tensor, mean_weight: Tensor) -> Ten
     return torch.addcmul(mean_weight * mean, y, gain).to(y.dtype)
 
 
-def wide(x: Tensor) -> Tensor:
-    """The tensor in float32 or wider."""
-    return x.to(_wide_dtype(x))
-
-
-def _wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def token_mean(x: Tensor) -> Tensor:
     """DC[x] as one row, in float32 or wider: the mean over the tokens, (..., N, K) -> (..., 1, K).
 
     A sum divided afterwards, not ``mean``, whose backward pass would write a tensor of the size of x.
     """
-    return x.sum(dim=-2, keepdim=True, dtype=_wide_dtype(x)) / x.shape[-2]
+    return x.sum(dim=-2, keepdim=True, dtype=wide_dtype(x.dtype)) / x.shape[-2]

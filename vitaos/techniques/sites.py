@@ -146,19 +146,19 @@ def open_slots(sites: list[Site]) -> None:
             attention.operators, attention.maps = (), ()
         if not isinstance(block, site.kind.slotted_block):
             block.__class__ = site.kind.slotted_block
-            block.norms, block.branches, block.skip_gain = (), (), 1.0
+            block.pre_norm, block.post_attention, block.skip_gain = (), (), 1.0
             if site.kind.name == "Swin":
                 block.ls1, block.ls2 = nn.Identity(), nn.Identity()
 
 
-def fill(module: Any, slot: str, rank: int, function: SlotFunction) -> None:
-    """Put a function into a slot; functions take effect in ascending rank.
+def fill(module: Any, slot: str, priority: int, function: SlotFunction) -> None:
+    """Put a function into a slot; functions take effect in ascending priority.
 
     Args:
         module: a slotted attention or block.
-        slot: ``operators``, ``maps``, ``norms`` or ``branches``.
-        rank: the technique's rank.
+        slot: ``operators``, ``maps``, ``pre_norm`` or ``post_attention``.
+        priority: the technique's place in the order of effect.
         function: a module-level function, or a ``functools.partial`` of one, so that models can be pickled.
     """
-    entries = (*getattr(module, slot), (rank, function))
+    entries = (*getattr(module, slot), (priority, function))
     setattr(module, slot, tuple(sorted(entries, key=lambda entry: entry[0])))

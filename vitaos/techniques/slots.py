@@ -14,8 +14,8 @@ Slots of an attention module:
     maps       f(attention, map_BHNM) -> map_BHNM: for techniques that cannot do without the N x N map (fused attention
                is off in those modules)
 Slots of a block:
-    norms      f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
-    branches   f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
+    pre_norm        f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
+    post_attention  f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
 
 A block also has ``skip_gain`` r (1 unless ``attach`` was given another): its residual around attention is r x + branch.
 """
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 Attend = Callable[[Tensor], Tensor]
 SlotFunction = Callable[..., Tensor]
-# (rank, function) in ascending rank: the order of effect, whatever the order of attaching.
+# (priority, function) in ascending priority: the order of effect, whatever the order of attaching.
 Slot = tuple[tuple[int, SlotFunction], ...]
 
 
@@ -153,29 +153,29 @@ class SlottedWindowAttention(WindowAttention):
 class SlottedBlock(Block):
     """timm's pre-norm ViT block with slots."""
 
-    norms: Slot
-    branches: Slot
+    pre_norm: Slot
+    post_attention: Slot
     skip_gain: float
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (masks) go to the attention."""
-        y_BNC = self.attn(self.norm1(_run(self.norms, self, x)), *args, **keywords)
-        x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(self.branches, self, y_BNC))))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.norms, self, x)))))
+        y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), *args, **keywords)
+        x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(self.post_attention, self, y_BNC))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x)))))
 
 
 class SlottedCaitBlock(LayerScaleBlock):
     """timm's CaiT block for patch tokens with slots."""
 
-    norms: Slot
-    branches: Slot
+    pre_norm: Slot
+    post_attention: Slot
     skip_gain: float
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
-        y_BNC = self.attn(self.norm1(_run(self.norms, self, x)))
-        x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(self.branches, self, y_BNC)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.norms, self, x))))
+        y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)))
+        x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(self.post_attention, self, y_BNC)))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.pre_norm, self, x))))
 
 
 class SlottedSwinBlock(SwinTransformerBlock):
@@ -184,8 +184,8 @@ class SlottedSwinBlock(SwinTransformerBlock):
     ``ls1`` and ``ls2`` are the places of LayerScale that timm's ViT block has and its Swin block lacks.
     """
 
-    norms: Slot
-    branches: Slot
+    pre_norm: Slot
+    post_attention: Slot
     skip_gain: float
     ls1: nn.Module
     ls2: nn.Module
@@ -194,7 +194,7 @@ class SlottedSwinBlock(SwinTransformerBlock):
         """x: (B, height, width, C) -> the same."""
         shape = x.shape
         x_BNC = x.flatten(1, 2)
-        y_BNC = self._attn(self.norm1(_run(self.norms, self, x_BNC).view(shape))).flatten(1, 2)
-        x_BNC = _residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(_run(self.branches, self, y_BNC))))
-        x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.norms, self, x_BNC)))))
+        y_BNC = self._attn(self.norm1(_run(self.pre_norm, self, x_BNC).view(shape))).flatten(1, 2)
+        x_BNC = _residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(_run(self.post_attention, self, y_BNC))))
+        x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x_BNC)))))
         return x_BNC.view(shape)

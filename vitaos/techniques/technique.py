@@ -7,6 +7,10 @@ from typing import Any
 from vitaos.techniques.sites import Site
 
 
+def _anywhere(_: list[Site], **__: Any) -> None:
+    """The check of a technique that can be filled in wherever there are sites."""
+
+
 @dataclass(frozen=True)
 class Technique:
     """One published remedy against oversmoothing.
@@ -28,17 +32,8 @@ class Technique:
     summary: str
     fill: Callable[..., None]
     start: str = "identity"
-    check: Callable[..., None] | None = None
+    check: Callable[..., None] = _anywhere
     parameters: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
-
-    def verify(self, sites: list[Site], options: Mapping[str, Any]) -> None:
-        """Run the technique's own check, where it has one."""
-        if self.check is not None:
-            self.check(sites, **options)
-
-    def apply(self, sites: list[Site], options: Mapping[str, Any]) -> None:
-        """Fill the slots of a model's sites."""
-        self.fill(sites, **options)

@@ -1,0 +1,14 @@
+"""Arithmetic wide enough for what a low precision would lose."""
+
+import torch
+from torch import Tensor
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32, or the dtype itself where it is wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32 or wider; the tensor itself where it is so already."""
+    return x.to(wide_dtype(x.dtype))
