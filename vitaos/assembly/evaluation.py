@@ -21,7 +21,7 @@ from vitaos.engine.precision import build_precision
 from vitaos.outputs.environment import versions
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
-from vitaos.weights.names import AVERAGED
+from vitaos.weights.names import EMA_KEYS
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Subject:
         Raises:
             ValueError: the running average is asked for, and there is none.
         """
-        has_average = any(self.content.get(key) is not None for key in AVERAGED)
+        has_average = any(self.content.get(key) is not None for key in EMA_KEYS)
         if wanted == "ema" and not has_average:
             raise ValueError(f"weights=ema: {self.path} holds no running average of the weights; use weights=raw")
         return {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"] if has_average else ["raw"]}[wanted]

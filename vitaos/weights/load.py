@@ -3,57 +3,29 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from vitaos import techniques
 from vitaos.checkpoint import safe_load
-from vitaos.weights.names import State, family_of, select_state, to_timm_names
+from vitaos.weights.names import (
+    StateDict,
+    backbone_family,
+    find_state_dict,
+    is_rebuilt_buffer,
+    strip_prefixes,
+    to_timm_names,
+)
+from vitaos.weights.positions import Grid, resize_positions, resize_tables, stored_grid, stored_windows
+from vitaos.weights.report import LoadReport, shorten
+from vitaos.weights.timm_filter import filter_state
 
 _logger = logging.getLogger(__name__)
 _BLOCK: Final = re.compile(r"^((?:layers\.\d+\.)?blocks(?:_token_only)?\.\d+)\.(.+)$")
-_FEW: Final = 4  # how many names an error lists
-
-
-@dataclass
-class LoadReport:
-    """What ``load_weights`` did, by the model's names (``unexpected``, ``skipped``: the checkpoint's).
-
-    Attributes:
-        loaded: parameters and buffers that now hold the checkpoint's values.
-        missing: in the model, not in the checkpoint: they keep their values. Those of AttnScale, FeatScale and GFSA are
-            the identity, those of other techniques (LayerScale's 1e-5) change what the model computes.
-        unexpected: in the checkpoint, not in the model: ignored.
-        resized: interpolated to the model's size: name -> (shape in the checkpoint, shape in the model).
-        skipped: left out on purpose: a classifier that was reset, buffers that the model computes itself.
-        doubled: FeatScale values of the release's DeiT, which applies them twice (see ``weights_mapping``).
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-
-    @property
-    def missing_backbone(self) -> list[str]:
-        """What is missing beyond techniques that start as the identity: without it the model is another one."""
-        return [name for name in self.missing if not techniques.starts_as_identity(name)]
-
-    def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} tensors"]
-        for word in ("missing", "unexpected", "skipped", "doubled"):
-            names = getattr(self, word)
-            if names:
-                lines.append(f"{word} {len(names)}: {_some(names)}")
-        for name, (old, new) in self.resized.items():
-            lines.append(f"resized {name}: {old} -> {new}")
-        return "\n".join(lines)
+_LISTED: Final = 4  # how many shapes an error lists
 
 
 def load_weights(
@@ -62,6 +34,8 @@ def load_weights(
     *,
     weights: str = "model",
     classifier: str = "strict",
+    grid: Grid | None = None,
+    window: Grid | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a model; the model changes only when everything has been checked.
 
@@ -72,45 +46,40 @@ def load_weights(
         classifier: ``strict``: a classifier of another number of classes is an error; ``reset``: the checkpoint's
             classifier is left out and the model's own kept; ``fit``: loaded where the numbers of classes agree, reset
             where they do not (fine-tuning, as DeiT's code does it).
+        grid: (height, width) of the checkpoint's position embeddings in patches; needed only where the file does not
+            show it (see ``positions.py``), which the error then says.
+        window: (height, width) of the checkpoint's attention windows in patches, likewise.
 
     Raises:
         ValueError: the file is missing, damaged, or would run code (nothing is run); it holds no weights; nothing in it
             fits the model; it belongs to another architecture; its classifier is of another size; it has parameters of
-            a technique that the model lacks (the network would be another one).
+            a technique that the model lacks (the network would be another one); its grid of patches cannot be told.
     """
     if classifier not in ("strict", "reset", "fit"):
         raise ValueError(f"classifier={classifier!r} is unknown: 'strict', 'reset' or 'fit'.")
     where = f"{source}: " if isinstance(source, str | Path) else ""
     content = safe_load.load_file(source) if isinstance(source, str | Path) else source
     try:
-        return _load(unwrapped(model), select_state(content, weights), classifier)
+        return _load(unwrap_model(model), content, weights=weights, classifier=classifier, grid=grid, window=window)
     except ValueError as error:
         raise ValueError(f"{where}{error}") from error
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers of DDP and torch.compile."""
-    inner: Any = model
-    while True:
-        if hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif type(inner).__name__ in ("DistributedDataParallel", "DataParallel"):
-            inner = inner.module
-        else:
-            assert isinstance(inner, nn.Module)
-            return inner
-
-
-def _load(model: nn.Module, source: State, classifier: str) -> LoadReport:
-    mapped = to_timm_names(source)
+def _load(
+    model: nn.Module, content: Any, *, weights: str, classifier: str, grid: Grid | None, window: Grid | None
+) -> LoadReport:
+    source = strip_prefixes(find_state_dict(content, weights))
+    mapped = to_timm_names(filter_state(model, source))
     state, target = mapped.state, model.state_dict()
-    report = LoadReport(skipped=mapped.dropped, doubled=mapped.doubled)
+    dropped = [name for name in source if is_rebuilt_buffer(name)]
+    report = LoadReport(skipped=dropped, doubled=mapped.doubled)
     if not set(state) & set(target):
         raise ValueError(_nothing_fits(state, target))
     _handle_classifier(model, state, target, classifier, report)
     _check_techniques(model, state, target)
-    _check_structure(state, target, report)
-    _resize(model, state, target, report)
+    _check_structure(state, target)
+    resize_positions(model, state, report, grid or stored_grid(content, state), stated=grid is not None)
+    resize_tables(model, state, report, stored_windows(source), window)
     _check_shapes(state, target)
     report.loaded = [name for name in state if name in target]
     report.unexpected = [name for name in state if name not in target]
@@ -121,25 +90,21 @@ def _load(model: nn.Module, source: State, classifier: str) -> LoadReport:
     return report
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_FEW]) + (f", ... ({len(names)} in all)" if len(names) > _FEW else "")
-
-
 def describe(state: Mapping[str, Tensor]) -> str:
-    """A state dict in words: "a ViT of 12 blocks, width 384"."""
-    family = family_of(state)
+    """What a state dict belongs to, such as "a ViT of 12 blocks, width 384"."""
+    family = backbone_family(state)
     if family == "unknown":
-        return f"an unknown architecture ({_some(list(state))})"
+        return f"an unknown architecture ({shorten(list(state))})"
     blocks = {match.group(1) for match in map(_BLOCK.match, state) if match and "token_only" not in match.group(1)}
     widths = [value.shape[1] for key, value in state.items() if key.endswith("blocks.0.attn.qkv.weight")]
     return f"a {family} of {len(blocks)} blocks, width {widths[0] if widths else 'unknown'}"
 
 
-def _nothing_fits(state: State, target: Mapping[str, Tensor]) -> str:
+def _nothing_fits(state: StateDict, target: Mapping[str, Tensor]) -> str:
     return f"Nothing in the checkpoint fits: it is {describe(state)}; the model is {describe(target)}."
 
 
-def _another(state: State, target: Mapping[str, Tensor], detail: str) -> ValueError:
+def _architecture_mismatch(state: StateDict, target: Mapping[str, Tensor], detail: str) -> ValueError:
     return ValueError(
         f"The checkpoint is of another architecture: it is {describe(state)}; the model is {describe(target)}. {detail}"
     )
@@ -155,7 +120,7 @@ def _classifier_prefixes(model: Any) -> list[str]:
 
 
 def _handle_classifier(
-    model: nn.Module, state: State, target: Mapping[str, Tensor], classifier: str, report: LoadReport
+    model: nn.Module, state: StateDict, target: Mapping[str, Tensor], classifier: str, report: LoadReport
 ) -> None:
     for prefix in _classifier_prefixes(model):
         names = [name for name in (f"{prefix}.weight", f"{prefix}.bias") if name in state]
@@ -173,7 +138,7 @@ def _handle_classifier(
             report.skipped.append(name)
 
 
-def _check_techniques(model: nn.Module, state: State, target: Mapping[str, Tensor]) -> None:
+def _check_techniques(model: nn.Module, state: StateDict, target: Mapping[str, Tensor]) -> None:
     for name in state:
         owner = techniques.owner_of(name)
         if owner is not None and name not in target and owner not in techniques.attached(model):
@@ -190,48 +155,25 @@ def _block_names(state: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
     return {match.group(1) for match in matches}, inside
 
 
-def _check_structure(state: State, target: Mapping[str, Tensor], report: LoadReport) -> None:
+def _check_structure(state: StateDict, target: Mapping[str, Tensor]) -> None:
     """Blocks must be as many, and made of the same parts; a single stray tensor is for the report."""
     blocks, inside = _block_names(state)
     target_blocks, target_inside = _block_names(target)
     if blocks != target_blocks:
         differ = sorted(blocks ^ target_blocks)
-        raise _another(state, target, f"Blocks in one only: {_some(differ)}.")
+        raise _architecture_mismatch(state, target, f"Blocks in one only: {shorten(differ)}.")
     if inside != target_inside:
         differ = sorted(inside ^ target_inside)
-        raise _another(state, target, f"Parts of a block in one only: {_some(differ)}.")
+        raise _architecture_mismatch(state, target, f"Parts of a block in one only: {shorten(differ)}.")
     if ("dist_token" in state) != ("dist_token" in target):
         which = "checkpoint" if "dist_token" in state else "model"
-        raise _another(state, target, f"Only the {which} is a distilled DeiT, with two class tokens and two heads.")
+        raise _architecture_mismatch(
+            state, target, f"Only the {which} is a distilled DeiT, with two class tokens and two heads."
+        )
 
 
-def _resize(model: nn.Module, state: State, target: Mapping[str, Tensor], report: LoadReport) -> None:
-    for name in [name for name in state if name in target and state[name].shape != target[name].shape]:
-        old = state[name]
-        if name == "pos_embed":
-            new = _resized_positions(model, old, target[name])
-        elif name.endswith("relative_position_bias_table"):
-            window: Any = model.get_submodule(name.rpartition(".")[0])
-            new = resize_rel_pos_bias_table(old, window.window_size, tuple(target[name].shape))
-        else:
-            continue
-        if new.shape == target[name].shape:
-            state[name] = new
-            report.resized[name] = (tuple(old.shape), tuple(new.shape))
-
-
-def _resized_positions(model: Any, old: Tensor, target: Tensor) -> Tensor:
-    """Interpolate position embeddings (1, prefix + h*w, C) to the model's grid; those of no square grid stay."""
-    height, width = model.patch_embed.grid_size
-    prefix = target.shape[1] - height * width
-    side = round(max(old.shape[1] - prefix, 0) ** 0.5) if old.ndim == 3 else 0
-    if side == 0 or side * side != old.shape[1] - prefix or old.shape[2] != target.shape[2]:
-        return old
-    return resample_abs_pos_embed(old, [height, width], [side, side], num_prefix_tokens=prefix)
-
-
-def _check_shapes(state: State, target: Mapping[str, Tensor]) -> None:
+def _check_shapes(state: StateDict, target: Mapping[str, Tensor]) -> None:
     wrong = [name for name in state if name in target and state[name].shape != target[name].shape]
     if wrong:
         shapes = [f"{name} is {tuple(state[name].shape)}, the model's {tuple(target[name].shape)}" for name in wrong]
-        raise _another(state, target, f"Shapes differ in {len(wrong)}: {'; '.join(shapes[:_FEW])}.")
+        raise _architecture_mismatch(state, target, f"Shapes differ in {len(wrong)}: {'; '.join(shapes[:_LISTED])}.")

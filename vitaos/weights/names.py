@@ -1,4 +1,4 @@
-"""Names in foreign checkpoints -> timm's names, as pure functions on state dicts.
+"""Names in foreign checkpoints -> timm's names, as functions on state dicts.
 
 Origins known: vitaos, timm, the authors' release (DeiT, CaiT, Swin), and the official DeiT, DeiT III, CaiT and Swin
 files.
@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-AVERAGED: Final = ("ema", "model_ema", "state_dict_ema")
+EMA_KEYS: Final = ("ema", "model_ema", "state_dict_ema")
 """Where files keep the running average of the weights: vitaos; DeiT, CaiT and the release; timm."""
 
 _PREFIXES: Final = ("module.", "_orig_mod.")
@@ -29,20 +29,19 @@ _RELEASE_FEATSCALE: Final = re.compile(r"^blocks\.\d+\.lamb[12]$")
 
 
 @dataclass
-class Mapped:
+class MappedState:
     """A state dict under timm's names, and what was done to it on the way."""
 
-    state: State
-    dropped: list[str] = field(default_factory=list)
+    state: StateDict
     doubled: list[str] = field(default_factory=list)
 
 
-def _is_state(value: Any) -> bool:
+def _is_state_dict(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
 
 
-def select_state(content: Any, weights: str) -> State:
-    """Find the state dict in what a checkpoint file holds.
+def find_state_dict(content: Any, weights: str) -> StateDict:
+    """The state dict in what a checkpoint file holds.
 
     Args:
         content: a state dict, or a dict that holds one under ``model`` (vitaos, release, DeiT, CaiT, Swin),
@@ -59,18 +58,23 @@ def select_state(content: Any, weights: str) -> State:
         )
     if not isinstance(content, Mapping):
         raise ValueError(f"This is no checkpoint: expected a dict of tensors, found a {type(content).__name__}.")
-    if weights == "model" and _is_state(content):
+    if weights == "model" and _is_state_dict(content):
         return dict(content)
-    names = ("model", "state_dict", "module") if weights == "model" else AVERAGED
+    names = ("model", "state_dict", "module") if weights == "model" else EMA_KEYS
     for name in names:
-        if _is_state(content.get(name)):
+        if _is_state_dict(content.get(name)):
             return dict(content[name])
     held = ", ".join(str(key) for key in list(content)[:12]) or "nothing"
     what = "no state dict" if weights == "model" else "no averaged (EMA) weights"
     raise ValueError(f"The checkpoint holds {what}: looked for {', '.join(names)}; found {held}.")
 
 
-def strip_prefixes(state: Mapping[str, Tensor]) -> State:
+def is_rebuilt_buffer(name: str) -> bool:
+    """Whether timm computes this buffer from the configuration, so that it is never loaded."""
+    return _BUFFERS.search(name) is not None
+
+
+def strip_prefixes(state: Mapping[str, Tensor]) -> StateDict:
     """Remove what DDP (``module.``) and torch.compile (``_orig_mod.``) put before or inside the names."""
     stripped = {}
     for key, value in state.items():
@@ -83,7 +87,7 @@ def strip_prefixes(state: Mapping[str, Tensor]) -> State:
     return stripped
 
 
-def family_of(state: Mapping[str, Tensor]) -> str:
+def backbone_family(state: Mapping[str, Tensor]) -> str:
     """``Swin``, ``CaiT``, ``ViT`` or ``unknown``, from the names."""
     if any(key.startswith("layers.") and key.endswith("relative_position_bias_table") for key in state):
         return "Swin"
@@ -110,20 +114,18 @@ def _timm_name(key: str, family: str, official_swin: bool) -> str:
     return key
 
 
-def to_timm_names(state: Mapping[str, Tensor]) -> Mapped:
-    """Translate names; drop buffers that timm builds itself; double the release's DeiT FeatScale values.
+def to_timm_names(state: Mapping[str, Tensor]) -> MappedState:
+    """Translate names (prefixes stripped); drop buffers that timm builds itself; double the release's DeiT FeatScale.
 
     The release's DeiT adds the FeatScale terms twice (Y + 2 s DC + 2 t HC), its CaiT and Swin once. Here every backbone
     adds them once, so the values are doubled on loading and the outputs agree. Gradients with respect to s and t are
     then half of the release's: fine-tuning such a file with the release's learning rate moves the *effective* weights
     at another pace.
     """
-    state = strip_prefixes(state)
-    family, official_swin = family_of(state), _is_official_swin(state)
-    mapped = Mapped({})
+    family, official_swin = backbone_family(state), _is_official_swin(state)
+    mapped = MappedState({})
     for key, value in state.items():
-        if _BUFFERS.search(key):
-            mapped.dropped.append(key)
+        if is_rebuilt_buffer(key):
             continue
         name = _timm_name(key, family, official_swin)
         if family == "ViT" and _RELEASE_FEATSCALE.match(key):
