@@ -28,7 +28,7 @@ MAY_SEE = {
     "study": {"analysis", "files", "metrics_reader"},
     "models": {"suggest", "techniques"},
     "timm_registry": {"models", "techniques"},
-    "weights": {"checkpoint", "files", "techniques"},
+    "weights": {"checkpoint", "files", "models", "techniques"},
     "cli": {"config", "runtime"},
 }
 

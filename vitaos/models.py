@@ -22,6 +22,10 @@ _REGULARIZATION: Final = {  # the recipe's names -> timm's
     "pos_drop": "pos_drop_rate",
     "proj_drop": "proj_drop_rate",
 }
+# Keywords with which timm would open files, past the checks of vitaos.weights.
+_OPENS_FILES: Final = frozenset(
+    {"checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "pruned"}
+)
 _UNKNOWN_KEYWORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -186,6 +190,9 @@ class _UnknownKeywordError(ValueError):
 def _build(entry: str, **keywords: Any) -> Any:
     if keywords.pop("pretrained", False):
         raise ValueError("Nothing is downloaded here: create the model, then vitaos.load_weights(model, FILE).")
+    opening = sorted(_OPENS_FILES & set(keywords))
+    if opening:
+        raise ValueError(f"{opening[0]}: models start from random weights; then vitaos.load_weights(model, FILE).")
     try:
         return timm.create_model(entry, pretrained=False, **keywords)
     except TypeError as error:

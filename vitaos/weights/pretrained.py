@@ -1,0 +1,123 @@
+"""A model as a folder that others can load: ``model.safetensors`` and a ``config.json`` in timm's format.
+
+A model without techniques is a plain timm folder (``timm.create_model("local-dir:DIR", pretrained=True)``). With
+techniques ``config.json`` names an architecture that timm does not know, so that timm refuses the folder instead of
+building another network; :func:`from_pretrained` reads both.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from timm.models import save_for_hf
+from timm.utils import unwrap_model
+from torch import nn
+
+from vitaos import techniques
+from vitaos.models import create_model
+from vitaos.weights.hub import CONFIG_NAME, WEIGHTS_NAME, locate
+from vitaos.weights.load import load_weights
+
+_SECTION: Final = "vitaos"  # of config.json: what timm's format has no place for
+_PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "input_size")
+_MAX_CONFIG_BYTES: Final = 1 << 24
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    class_names: list[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write a model's weights and configuration into a new folder.
+
+    Args:
+        model: made by ``vitaos.create_model`` or ``timm.create_model``, with or without techniques.
+        folder: is made; must be empty where it exists.
+        class_names: what the answers mean, in their order.
+        preprocessing: ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``input_size`` (channels, height, width).
+        details: further plain values kept under ``vitaos`` in ``config.json`` (recipe, metrics, data).
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: the folder holds something already, or an argument of the model cannot be written as JSON.
+    """
+    inner: Any = unwrap_model(model)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty: give a new folder.")
+    attached = techniques.attached(inner)
+    backbone: str = inner.pretrained_cfg["architecture"]
+    section = {"backbone": backbone, "techniques": attached, **(details or {})}
+    config: dict[str, Any] = {"architecture": "+".join([backbone, *attached]), _SECTION: section}
+    if class_names:
+        config["label_names"] = list(class_names)
+    save_for_hf(
+        inner, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None
+    )
+    return [folder / CONFIG_NAME, folder / WEIGHTS_NAME]
+
+
+def from_pretrained(source: str | Path) -> nn.Module:
+    """The model of a folder written by :func:`save_pretrained`, of a timm folder, or of a repository of the hub.
+
+    Nothing in ``config.json`` is run or opened: it chooses among the models of vitaos and timm, and its arguments go
+    through the checks of ``create_model``.
+
+    Args:
+        source: a folder, or ``hf-hub:OWNER/NAME[@REVISION]``.
+
+    Returns:
+        The model in evaluation mode; ``model.pretrained_cfg`` has its normalization and class names.
+
+    Raises:
+        ValueError: no such source, a configuration that is none, or weights that do not fit it.
+    """
+    config = _read_config(locate(source, CONFIG_NAME), source)
+    section, arguments = config.get(_SECTION, {}), config.get("model_args", {})
+    if not isinstance(section, dict) or not isinstance(arguments, dict):
+        raise ValueError(f"{source}: {CONFIG_NAME} is damaged: {_SECTION} and model_args must be mappings.")
+    name, toggles = section.get("backbone", config.get("architecture")), section.get("techniques", {})
+    if not isinstance(name, str) or not isinstance(toggles, dict):
+        raise ValueError(f"{source}: {CONFIG_NAME} names no architecture.")
+    num_classes: Any = config.get("num_classes", arguments.get("num_classes", 1000))
+    keywords = {key: _tuples(value) for key, value in arguments.items() if key != "num_classes"}
+    try:
+        model = create_model(name, num_classes=num_classes, **keywords, **toggles).eval()
+        report = load_weights(model, locate(source, WEIGHTS_NAME))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    if report.missing or report.unexpected:
+        raise ValueError(f"{source}: the weights are not those of {CONFIG_NAME}:\n{report}")
+    described: Any = model
+    described.pretrained_cfg |= _preprocessing(config)
+    return model
+
+
+def _read_config(path: Path, source: str | Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("it is too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: {CONFIG_NAME} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{source}: {CONFIG_NAME} must hold a mapping, not a {type(config).__name__}.")
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where timm's arguments are tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
+    stored = config.get("pretrained_cfg")
+    kept = {key: stored[key] for key in _PREPROCESSING if key in stored} if isinstance(stored, dict) else {}
+    names = {"label_names": config["label_names"]} if "label_names" in config else {}
+    return {key: _tuples(value) for key, value in kept.items()} | names
