@@ -186,8 +186,7 @@ def _measure(variant: Variant, images: int, device: str) -> tuple[float, float]:
 
 def _use(variant: Variant, batch: Batch, step: int, device: str) -> None:
     if variant.transform is not None:
-        moved = Batch(*(part.to(device, non_blocking=True) for part in batch))
-        variant.transform(moved, epoch=0, step=step)
+        variant.transform(batch.on(torch.device(device)), epoch=0, step=step)
 
 
 def _processor_seconds() -> float:

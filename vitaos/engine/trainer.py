@@ -196,8 +196,7 @@ class Trainer:
     def _forward_backward(self, batch: Batch, part: int) -> Tensor:
         """Add a micro-batch's gradient to the step's; returns its share of the mean loss over the global batch."""
         settings, device, step = self.settings, self.world.device, self.progress.step
-        on_device = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
-        images, targets = self.transform(on_device, epoch=self.progress.epoch, step=step)
+        images, targets = self.transform(batch.on(device), epoch=self.progress.epoch, step=step)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         seed_torch(derive_seed(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)

@@ -122,7 +122,8 @@ class BatchPool:
     def _start(self, pool: ThreadPoolExecutor, views: _Views) -> _Underway:
         count = len(views.indices)
         images_B3SS, views_BSS3 = empty_batch(count, self._img_size, pin_memory=self._pin_memory)
-        memory = _Memory(images_B3SS, views_BSS3, np.empty(count, dtype=np.int64))
+        targets_B = torch.empty(count, dtype=torch.int64, pin_memory=self._pin_memory).numpy()
+        memory = _Memory(images_B3SS, views_BSS3, targets_B)
         boxes_B4 = self._boxes(views, views.indices, slice(None))
         # Repeats of an image follow each other; a piece ends where the image changes, so each is decoded once.
         groups = np.flatnonzero(np.diff(views.indices, prepend=-1))
