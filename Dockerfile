@@ -18,8 +18,10 @@ ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv
 
 FROM base AS packages
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE train.py eval.py ./
 COPY vitaos ./vitaos
+COPY configs ./configs
+COPY scripts ./scripts
 # First what changes rarely, so that a change of the code does not download torch again.
 RUN pip install --constraint constraints.txt ".[ffcv]" && pip uninstall --yes vitaos
 

@@ -29,7 +29,9 @@ MAY_SEE = {
     "models": {"suggest", "techniques"},
     "timm_registry": {"models", "techniques"},
     "weights": {"checkpoint", "files", "models", "techniques"},
-    "cli": {"config", "runtime"},
+    "root": set(),
+    "cli": {"config", "root", "runtime"},
+    "__main__": {"root"},
 }
 
 

@@ -22,9 +22,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vitaos import config
+from vitaos.root import ROOT
 from vitaos.runtime import submitit as sweep_jobs
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 

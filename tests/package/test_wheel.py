@@ -1,0 +1,62 @@
+"""The package as others get it: a wheel, installed elsewhere, used from a folder that holds nothing of the clone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["data=digits", "depth=2", "batch_size=32", "steps=2", "device=cpu", "data.loader=folder", "data.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty target folder into which the wheel of a copy of the tracked files was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    clone, target = folder / "clone", folder / "target"
+    for top in ("vitaos", "configs", "scripts"):
+        names = (path for path in (ROOT / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        for path in names:
+            copy = clone / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    for name in ("pyproject.toml", "README.md", "LICENSE", "train.py", "eval.py"):
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir"]
+    subprocess.run([*pip, "wheel", *options, "--wheel-dir", folder, clone], check=True)
+    (wheel,) = folder.glob("vitaos-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", target, wheel], check=True)
+    return target
+
+
+def vitaos(*words: str, installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command."""
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    return subprocess.run(
+        [sys.executable, str(installed / "bin" / "vitaos"), *words],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_a_wheel_trains_evaluates_and_explains_itself_elsewhere(installed: Path, tmp_path: Path) -> None:
+    assert (installed / "vitaos" / "py.typed").is_file()
+    done = vitaos("train", *SMALL, "data.root=d", "name=first", "attnscale=true", installed=installed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().count("\n") >= 1
+    done = vitaos("eval", "checkpoint=runs/first", "device=cpu", installed=installed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "images 360" in done.stdout
+    assert f"{installed}/vitaos/entry/train.py" in (tmp_path / "runs" / "first" / "environment.json").read_text()
+
+
+@pytest.mark.parametrize("command", ["analyze", "report", "write-ffcv", "prepare-imagenet", "benchmark"])
+def test_every_command_has_its_door(installed: Path, tmp_path: Path, command: str) -> None:
+    done = vitaos(command, "--help", installed=installed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    wrong = vitaos("trian", installed=installed, folder=tmp_path)
+    assert wrong.returncode == 2
+    assert "there is no command 'trian'" in wrong.stderr
