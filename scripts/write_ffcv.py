@@ -19,7 +19,7 @@ from vitaos.data import default_workers
 from vitaos.data.ffcv.verify import verify_beton
 from vitaos.data.ffcv.writer import WriteOptions, write_beton
 
-ABOUT: Final = """Images in class folders into one FFCV file and its card (FILE.json: classes, options, checksums).
+ABOUT: Final = """Images in class folders into one FFCV file and its manifest (FILE.json: classes, options, checksums).
 
   python scripts/write_ffcv.py source=/data/imagenet/train out=/fast/train.beton
   python scripts/write_ffcv.py source=DIR out=FILE.beton mode=proportion max_resolution=500   # FFCV's published setting

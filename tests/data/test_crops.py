@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
 from vitaos.counter_rng import uniforms
-from vitaos.data.crops import CROP_DRAWS, CropSettings, centre_crop, random_resized_crop, training_crops
+from vitaos.data.crops import CROP_DRAWS, CropSettings, center_crop, random_resized_crop, training_crops
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 COUNT = 3000
@@ -59,6 +59,6 @@ def test_a_box_belongs_to_its_position_alone() -> None:
 
 
 def test_the_evaluation_size_must_hold_the_crop() -> None:
-    assert centre_crop(300, 400, 256, 224) == (256, 341, 16, 58)
+    assert center_crop(300, 400, 256, 224) == (256, 341, 16, 58)
     with pytest.raises(ValueError, match="eval_resize 200 is smaller than the image size 224"):
-        centre_crop(300, 400, 200, 224)
+        center_crop(300, 400, 200, 224)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from vitaos.data.order import TrainOrder, evaluation_indices, spread_indices
+from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
 
 GLOBAL_BATCH = 24
 
@@ -92,9 +92,9 @@ def test_impossible_numbers_are_named() -> None:
 
 
 def test_spread_images_stand_at_even_distances() -> None:
-    assert spread_indices(1000, 4).tolist() == [0, 250, 500, 750]
-    assert spread_indices(7, 5).tolist() == [0, 1, 2, 4, 5]
-    assert spread_indices(3, 64).tolist() == [0, 1, 2]
+    assert evenly_spaced_indices(1000, 4).tolist() == [0, 250, 500, 750]
+    assert evenly_spaced_indices(7, 5).tolist() == [0, 1, 2, 4, 5]
+    assert evenly_spaced_indices(3, 64).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("num_images", "world"), [(1, 1), (7, 3), (2, 5), (1000, 8)])

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from vitaos.data.resize import RESIZERS, bicubic, cut_box, cut_centre, empty_batch
+from vitaos.data.resize import RESIZERS, bicubic, crop_and_resize, empty_batch, resize_and_center_crop
 
 
 def distance(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
@@ -28,14 +28,14 @@ def test_the_evaluation_view_is_torchvisions(photographs: list[NDArray[np.uint8]
     for photograph in photographs:
         for image in (photograph, np.ascontiguousarray(photograph[:, :301]), photograph[:128, :200]):
             ours = np.empty((128, 128, 3), dtype=np.uint8)
-            cut_centre(image, 146, ours, bicubic)
+            resize_and_center_crop(image, 146, ours, bicubic)
             assert distance(ours, np.asarray(transform(Image.fromarray(image)))) < 0.2
 
 
 @pytest.mark.parametrize("resize", ["bicubic", "area"])
 def test_an_image_of_the_right_size_is_copied(photographs: list[NDArray[np.uint8]], resize: str) -> None:
     ours = np.empty((64, 64, 3), dtype=np.uint8)
-    cut_box(photographs[0], np.array([3, 5, 64, 64]), ours, RESIZERS[resize])
+    crop_and_resize(photographs[0], np.array([3, 5, 64, 64]), ours, RESIZERS[resize])
     assert np.array_equal(ours, photographs[0][3:67, 5:69])
 
 

@@ -123,7 +123,7 @@ def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, worl
         normalize = builders.normalize_of(subject.data)
 
         def batches() -> Iterator[Tensor]:
-            for batch in loader.spread(config.images):
+            for batch in loader.evenly_spaced(config.images):
                 yield normalize(batch.images.to(world.device))
 
         with build_precision(config.precision, world.device).autocast():

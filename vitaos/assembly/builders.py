@@ -232,7 +232,7 @@ def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
 
     @functools.cache
     def held_out() -> Tensor:
-        return torch.cat([batch.images for batch in loaders.val.spread(count)]).to(world.device)
+        return torch.cat([batch.images for batch in loaders.val.evenly_spaced(count)]).to(world.device)
 
     def look(model: nn.Module) -> dict[str, Any]:
         with precision.autocast():

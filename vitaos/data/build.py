@@ -8,13 +8,13 @@ from typing import Final, Literal, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.corrupt_images import OnBad
-from vitaos.data.crops import CropSettings, centre_crop
+from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.files import ImageFolder, scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.timm_transform import TimmSettings
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
-from vitaos.data.splits import check_classes, places_of
+from vitaos.data.splits import check_classes, resolve_paths
 
 Kind = Literal["folder", "ffcv", "digits"]
 KINDS: Final = ("folder", "ffcv", "digits")
@@ -52,7 +52,7 @@ class EvalLoader(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
-    def spread(self, images: int) -> Iterator[Batch]:
+    def evenly_spaced(self, images: int) -> Iterator[Batch]:
         """That many images at even distances over the whole dataset, whatever this rank's share."""
 
     def close(self) -> None: ...
@@ -152,7 +152,9 @@ def build_loaders(
     """
     _check(kind, loader, augment, resize, scale=crop_scale, ratio=crop_ratio)
     _check_counts(img_size=img_size, batch_size=batch_size, repeats=repeats, prefetch=prefetch)
-    train_path, val_path, engine = places_of(kind, loader, root, train_path, val_path, need_train=True, prepare=prepare)
+    train_path, val_path, engine = resolve_paths(
+        kind, loader, root, train_path, val_path, need_train=True, prepare=prepare
+    )
     assert train_path is not None
     if engine == "ffcv" and augment == "timm":
         raise ValueError(
@@ -221,10 +223,10 @@ def build_eval_loader(
     """
     _check(kind, loader, "device", resize)
     _check_counts(img_size=img_size, batch_size=batch_size, prefetch=prefetch)
-    _, val_path, engine = places_of(kind, loader, root, None, path, need_train=False, prepare=prepare)
+    _, val_path, engine = resolve_paths(kind, loader, root, None, path, need_train=False, prepare=prepare)
     workers = _workers(workers)
     eval_resize = int(img_size / 0.875) if eval_resize is None else eval_resize
-    centre_crop(eval_resize, eval_resize, eval_resize, img_size)
+    center_crop(eval_resize, eval_resize, eval_resize, img_size)
     if engine == "ffcv":
         from vitaos.data.ffcv.loader import FfcvEvalLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional

@@ -10,18 +10,18 @@ from typing import Final, Literal, TypeVar
 OnBad = Literal["fail", "skip"]
 ON_BAD: Final = ("fail", "skip")
 
-BAD_SHARE: Final = 0.001
+MAX_CORRUPT_SHARE: Final = 0.001
 """Replacing more than this share of a dataset would change what is trained on: the run stops instead."""
 
 Decoded = TypeVar("Decoded")
 log = logging.getLogger(__name__)
 
 
-class BadImageError(ValueError):
+class CorruptImageError(ValueError):
     """An image that will not decode; the message says which and why."""
 
 
-class BadImages:
+class CorruptImages:
     """Counts the images of a dataset that did not decode; safe to share between threads.
 
     Args:
@@ -35,7 +35,7 @@ class BadImages:
         if on_bad not in ON_BAD:
             raise ValueError(f"on_bad must be one of {', '.join(ON_BAD)}, got {on_bad!r}")
         self._num_images = num_images
-        self._limit = max(1, int(num_images * BAD_SHARE))
+        self._limit = max(1, int(num_images * MAX_CORRUPT_SHARE))
         self._on_bad = on_bad
         self._name = name
         self._advice = (
@@ -59,20 +59,20 @@ class BadImages:
             the index that was decoded, and what ``decode`` gave for it.
 
         Raises:
-            BadImageError: at a bad image under ``on_bad=fail``; when more than the tolerated share is bad under
+            CorruptImageError: at a bad image under ``on_bad=fail``; when more than the tolerated share is bad under
                 ``skip``.
         """
         for candidate in range(index, index + self._num_images):
             wrapped = candidate % self._num_images
             try:
                 return wrapped, decode(wrapped)
-            except BadImageError as error:
+            except CorruptImageError as error:
                 self._note(wrapped, error)
-        raise BadImageError(f"{self._name}: no image decodes")
+        raise CorruptImageError(f"{self._name}: no image decodes")
 
-    def _note(self, index: int, error: BadImageError) -> None:
+    def _note(self, index: int, error: CorruptImageError) -> None:
         if self._on_bad == "fail":
-            raise BadImageError(f"{error} {self._advice}") from error
+            raise CorruptImageError(f"{error} {self._advice}") from error
         with self._lock:
             if index in self._reasons:
                 return
@@ -80,7 +80,7 @@ class BadImages:
             count = len(self._reasons)
         log.warning("image %d replaced by the next good one (%d so far): %s", index, count, error)
         if count > self._limit:
-            raise BadImageError(
-                f"{self._name}: {count} of {self._num_images} images do not decode, more than {BAD_SHARE:.1%}; "
+            raise CorruptImageError(
+                f"{self._name}: {count} of {self._num_images} images do not decode, more than {MAX_CORRUPT_SHARE:.1%}; "
                 f"the last one: {error}"
             ) from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.counter_rng import uniforms
-from vitaos.data.streams import CROP
+from vitaos.data.rng_streams import CROP
 
 TRIES: Final = 10
 """Attempts at a box inside the image before the centre is taken (torchvision and timm)."""
@@ -90,7 +90,7 @@ def training_crops(
     return random_resized_crop(heights_B, widths_B, draws_BN, settings.scale, settings.ratio)
 
 
-class CentreCrop(NamedTuple):
+class CenterCrop(NamedTuple):
     """Evaluation of one image: it is resized to (height, width), then a square is cut at (top, left) of the result."""
 
     height: int
@@ -99,7 +99,7 @@ class CentreCrop(NamedTuple):
     left: int
 
 
-def centre_crop(height: int, width: int, eval_resize: int, img_size: int) -> CentreCrop:
+def center_crop(height: int, width: int, eval_resize: int, img_size: int) -> CenterCrop:
     """Shorter side to ``eval_resize``, then the centre square of ``img_size`` (torchvision's rounding in both).
 
     Raises:
@@ -113,4 +113,4 @@ def centre_crop(height: int, width: int, eval_resize: int, img_size: int) -> Cen
         resized_height, resized_width = eval_resize, int(eval_resize * width / height)
     top = round((resized_height - img_size) / 2.0)
     left = round((resized_width - img_size) / 2.0)
-    return CentreCrop(resized_height, resized_width, top, left)
+    return CenterCrop(resized_height, resized_width, top, left)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.counter_rng import generator
-from vitaos.data.streams import ORDER
+from vitaos.data.rng_streams import ORDER
 
 REPEAT_ROUNDING = 256
 """Repeated augmentation shortens an epoch to a multiple of this many images (DeiT's sampler, kept by timm)."""
@@ -129,7 +129,7 @@ def evaluation_indices(num_images: int, rank: int, world: int) -> NDArray[np.int
     return np.arange(rank, num_images, world, dtype=np.int64)
 
 
-def spread_indices(num_images: int, count: int) -> NDArray[np.int64]:
+def evenly_spaced_indices(num_images: int, count: int) -> NDArray[np.int64]:
     """`count` images (all of them where there are no more) at even distances: datasets are stored class by class."""
     count = min(count, num_images)
     return np.arange(count, dtype=np.int64) * num_images // max(count, 1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitaos.data.crops import centre_crop
+from vitaos.data.crops import center_crop
 
 Resize = Literal["bicubic", "area"]
 RESIZES: Final = ("bicubic", "area")
@@ -46,16 +46,20 @@ def area(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
 RESIZERS: Final[dict[str, Resizer]] = {"bicubic": bicubic, "area": area}
 
 
-def cut_box(image_HW3: NDArray[np.uint8], box: NDArray[np.int64], out_SS3: NDArray[np.uint8], resize: Resizer) -> None:
+def crop_and_resize(
+    image_HW3: NDArray[np.uint8], box: NDArray[np.int64], out_SS3: NDArray[np.uint8], resize: Resizer
+) -> None:
     """Write the box (top, left, height, width) of an image, resized to the square output, into ``out_SS3``."""
     top, left, height, width = box.tolist()
     _resize_into(image_HW3[top : top + height, left : left + width], out_SS3, resize)
 
 
-def cut_centre(image_HW3: NDArray[np.uint8], eval_resize: int, out_SS3: NDArray[np.uint8], resize: Resizer) -> None:
+def resize_and_center_crop(
+    image_HW3: NDArray[np.uint8], eval_resize: int, out_SS3: NDArray[np.uint8], resize: Resizer
+) -> None:
     """Write the evaluation view into ``out_SS3``: shorter side to ``eval_resize``, then the centre square."""
     size = out_SS3.shape[0]
-    crop = centre_crop(image_HW3.shape[0], image_HW3.shape[1], eval_resize, size)
+    crop = center_crop(image_HW3.shape[0], image_HW3.shape[1], eval_resize, size)
     resized_HW3 = np.empty((crop.height, crop.width, 3), dtype=np.uint8)
     _resize_into(image_HW3, resized_HW3, resize)
     out_SS3[...] = resized_HW3[crop.top : crop.top + size, crop.left : crop.left + size]

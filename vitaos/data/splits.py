@@ -6,7 +6,7 @@ from typing import Literal
 from vitaos.data.folder.digits import prepare_digits
 
 
-def places_of(
+def resolve_paths(
     kind: str, loader: Literal["ffcv", "folder"], root: str | Path | None, train_path: str | Path | None,
     val_path: str | Path | None, *, need_train: bool, prepare: str,
 ) -> tuple[Path | None, Path, Literal["ffcv", "folder"]]:  # fmt: skip

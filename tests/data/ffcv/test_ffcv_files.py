@@ -73,7 +73,7 @@ def test_altered_images_are_found_by_the_full_check(copy: Path) -> None:
         verify_beton(copy)
 
 
-def test_a_beton_without_a_card_is_read_and_checked_by_decoding(copy: Path) -> None:
+def test_a_beton_without_a_manifest_is_read_and_checked_by_decoding(copy: Path) -> None:
     copy.with_name("train.beton.json").unlink()
     beton = open_beton(copy)
     assert beton.class_names == ["0", "1", "2"]
@@ -84,13 +84,13 @@ def test_a_beton_without_a_card_is_read_and_checked_by_decoding(copy: Path) -> N
         verify_beton(copy)
 
 
-def test_a_damaged_card_is_named(copy: Path) -> None:
-    card = copy.with_name("train.beton.json")
-    content = json.loads(card.read_text())
-    card.write_text(card.read_text()[:-30])
+def test_a_damaged_manifest_is_named(copy: Path) -> None:
+    manifest = copy.with_name("train.beton.json")
+    content = json.loads(manifest.read_text())
+    manifest.write_text(manifest.read_text()[:-30])
     with pytest.raises(ValueError, match=r"train\.beton\.json is damaged"):
         open_beton(copy)
-    card.write_text(json.dumps({**content, "format": "vitaos-beton-9"}))
+    manifest.write_text(json.dumps({**content, "format": "vitaos-beton-9"}))
     with pytest.raises(ValueError, match="format 'vitaos-beton-9', this version reads 'vitaos-beton-1'"):
         open_beton(copy)
 
@@ -99,14 +99,14 @@ def test_a_damaged_card_is_named(copy: Path) -> None:
     ("field", "value"),
     [("size", "big"), ("checksums", {}), ("class_names", ["a"]), ("class_counts", None), ("options", [])],
 )
-def test_a_card_of_other_fields_is_named(copy: Path, field: str, value: object) -> None:
-    card = copy.with_name("train.beton.json")
-    card.write_text(json.dumps({**json.loads(card.read_text()), field: value}))
+def test_a_manifest_of_other_fields_is_named(copy: Path, field: str, value: object) -> None:
+    manifest = copy.with_name("train.beton.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), field: value}))
     with pytest.raises(ValueError, match=r"train\.beton\.json is damaged"):
         open_beton(copy)
 
 
-def test_any_damage_of_an_index_without_a_card_is_met_with_words(copy: Path) -> None:
+def test_any_damage_of_an_index_without_a_manifest_is_met_with_words(copy: Path) -> None:
     """Labels, sizes, places and counts of any value: refused, or read within the file; never a crash or all memory."""
     copy.with_name("train.beton.json").unlink()
     sections, content = open_beton(copy).sections, copy.read_bytes()

@@ -16,11 +16,11 @@ from PIL import Image
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
 from vitaos.batch import Batch
-from vitaos.data.corrupt_images import BadImageError
+from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.ffcv.loader import FfcvEvalLoader, FfcvTrainLoader
 from vitaos.data.ffcv.reader import Beton, open_beton
-from vitaos.data.order import TrainOrder, spread_indices
+from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
 CROP = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 7)
 
@@ -176,9 +176,9 @@ def test_spread_images_are_the_datasets_and_not_this_ranks(beton: Beton) -> None
     whole = torch.cat([batch.images for batch in eval_loader(beton)])
     loader = eval_loader(beton, rank=1, world=2, workers=2)
     for _ in range(2):
-        some = list(loader.spread(10))
+        some = list(loader.evenly_spaced(10))
         positions = torch.cat([batch.positions for batch in some])
-        assert positions.tolist() == spread_indices(len(beton), 10).tolist()
+        assert positions.tolist() == evenly_spaced_indices(len(beton), 10).tolist()
         assert torch.equal(torch.cat([batch.images for batch in some]), whole[positions])
     share = torch.cat([batch.positions for batch in loader])
     assert share.tolist() == list(range(1, len(beton), 2))
@@ -215,9 +215,9 @@ def test_a_record_that_will_not_decode_is_replaced_and_reported(damage: Any, cap
     assert batch.targets[place] == val.targets[neighbour]
     box = training_crops(CROP, 0, np.array([place]), val.heights[[neighbour]], val.widths[[neighbour]])[0]
     expected = np.empty((48, 48, 3), dtype=np.uint8)
-    from vitaos.data.resize import bicubic, cut_box  # noqa: PLC0415  # beside its only use
+    from vitaos.data.resize import bicubic, crop_and_resize  # noqa: PLC0415  # beside its only use
 
-    cut_box(val.image(neighbour), box, expected, bicubic)
+    crop_and_resize(val.image(neighbour), box, expected, bicubic)
     assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), expected)
     others = [number for number in range(7) if number != place]
     whole = next(train_loader(damage(), batch_size=7).epoch(0))
@@ -226,10 +226,10 @@ def test_a_record_that_will_not_decode_is_replaced_and_reported(damage: Any, cap
 
 
 def test_too_many_bad_records_stop_the_run(damage: Any) -> None:
-    with pytest.raises(BadImageError, match=r"2 of 7 images do not decode, more than 0\.1%.*record"):
+    with pytest.raises(CorruptImageError, match=r"2 of 7 images do not decode, more than 0\.1%.*record"):
         list(train_loader(damage(2, 5), batch_size=7, on_bad="skip", workers=2).epoch(0))
     with pytest.raises(
-        BadImageError, match=r"record 2 of .*val\.beton is not a readable JPEG.*Repair it, or remove it"
+        CorruptImageError, match=r"record 2 of .*val\.beton is not a readable JPEG.*Repair it, or remove it"
     ):
         list(eval_loader(damage(2)))
 
@@ -238,7 +238,7 @@ def test_a_stream_of_another_size_is_bad_too(photo_betons: Path) -> None:
     val = open_beton(photo_betons / "val.beton")
     val.heights = val.heights.copy()
     val.heights[1] += 1
-    with pytest.raises(BadImageError, match="record 1"):
+    with pytest.raises(CorruptImageError, match="record 1"):
         val.image(1)
 
 

@@ -52,14 +52,14 @@ def test_raw_records_are_the_files_pixels(photo_folder: Path, tmp_path: Path) ->
             assert np.array_equal(beton.image(index), np.asarray(folder.read(index)))
 
 
-def test_the_card_says_what_and_how(photo_folder: Path, tmp_path: Path) -> None:
+def test_the_manifest_says_what_and_how(photo_folder: Path, tmp_path: Path) -> None:
     write_beton(photo_folder / "val", tmp_path / "val.beton", WriteOptions("jpg", quality=80))
-    card = json.loads((tmp_path / "val.beton.json").read_text())
-    assert card["class_names"] == ["china", "flower", "mixed"]
-    assert card["class_counts"] == [3, 2, 2]
-    assert card["options"] == {"mode": "jpg", "max_resolution": 500, "quality": 80, "fraction": 0.5}
-    assert card["source"] == str((photo_folder / "val").resolve())
-    assert card["size"] == (tmp_path / "val.beton").stat().st_size
+    manifest = json.loads((tmp_path / "val.beton.json").read_text())
+    assert manifest["class_names"] == ["china", "flower", "mixed"]
+    assert manifest["class_counts"] == [3, 2, 2]
+    assert manifest["options"] == {"mode": "jpg", "max_resolution": 500, "quality": 80, "fraction": 0.5}
+    assert manifest["source"] == str((photo_folder / "val").resolve())
+    assert manifest["size"] == (tmp_path / "val.beton").stat().st_size
 
 
 def test_large_images_are_bounded_and_small_jpegs_keep_their_bytes(

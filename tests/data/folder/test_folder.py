@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 
 from vitaos.batch import Batch
 from vitaos.data.build import build_loaders
-from vitaos.data.corrupt_images import BadImageError
+from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.crops import CropSettings
 from vitaos.data.folder.files import ImageFolder, read_image, scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.timm_transform import TimmSettings, timm_transform
-from vitaos.data.order import TrainOrder, spread_indices
+from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
 CROP = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 11)
 TIMM = TimmSettings("rand-m9-mstd0.5-inc1", 0.4, 0.5, 0.25, "pixel", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -191,9 +191,9 @@ def test_spread_images_are_the_datasets_and_not_this_ranks(photo_folder: Path, w
     settings = {"batch_size": 4, "img_size": 32, "eval_resize": 36}
     loader = FolderEvalLoader(folder, rank=1, world=2, workers=workers, **settings)  # type: ignore[arg-type]
     for _ in range(2):
-        some = list(loader.spread(6))
+        some = list(loader.evenly_spaced(6))
         positions = torch.cat([batch.positions for batch in some]).tolist()
-        assert positions == spread_indices(len(folder), 6).tolist()
+        assert positions == evenly_spaced_indices(len(folder), 6).tolist()
         assert torch.cat([batch.targets for batch in some]).tolist() == [int(folder.targets[at]) for at in positions]
     assert torch.cat([batch.positions for batch in loader]).tolist() == list(range(1, len(folder), 2))
     loader.close()
@@ -206,7 +206,7 @@ def test_a_damaged_file_stops_or_is_replaced(photo_folder: Path, tmp_path: Path)
     folder = scan_folder(root)
     for workers in (0, 1):
         loader = FolderEvalLoader(folder, rank=0, world=1, batch_size=4, img_size=32, eval_resize=32, workers=workers)
-        with pytest.raises(BadImageError, match=r"china/1.jpg is not a readable image.*Repair it, or remove it"):
+        with pytest.raises(CorruptImageError, match=r"china/1.jpg is not a readable image.*Repair it, or remove it"):
             list(loader)
         loader.close()
     loader = FolderEvalLoader(folder, rank=0, world=1, batch_size=4, img_size=32, eval_resize=32, on_bad="skip")
@@ -215,7 +215,7 @@ def test_a_damaged_file_stops_or_is_replaced(photo_folder: Path, tmp_path: Path)
     assert torch.equal(batch.images[1], batch.images[2])
     second = root / "flower" / "0.jpg"
     second.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(BadImageError, match=r"2 of 4 images do not decode, more than 0\.1%.*flower/0.jpg"):
+    with pytest.raises(CorruptImageError, match=r"2 of 4 images do not decode, more than 0\.1%.*flower/0.jpg"):
         list(loader)
 
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.batch import Batch
-from vitaos.data.corrupt_images import BadImageError, BadImages, OnBad
+from vitaos.data.corrupt_images import CorruptImageError, CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.ffcv.reader import Beton
-from vitaos.data.order import TrainOrder, evaluation_indices, spread_indices
-from vitaos.data.resize import RESIZERS, Resize, cut_box, cut_centre, empty_batch
+from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
+from vitaos.data.resize import RESIZERS, Resize, crop_and_resize, empty_batch, resize_and_center_crop
 
 PIECES_PER_WORKER = 4
 """Pieces of a batch for each thread: enough that a slow image does not leave the others idle."""
@@ -30,7 +30,7 @@ PIECES_PER_WORKER = 4
 _NOTHING: Final = np.empty((0, 0, 3), dtype=np.uint8)
 
 
-class _Views(NamedTuple):
+class BatchRequest(NamedTuple):
     """One batch to make. ``epoch`` is None in evaluation."""
 
     epoch: int | None
@@ -55,7 +55,7 @@ class _Memory(NamedTuple):
 class _Underway(NamedTuple):
     """A batch that is being made."""
 
-    views: _Views
+    views: BatchRequest
     memory: _Memory
     pieces: list[Future[None]]
 
@@ -87,14 +87,14 @@ class BatchPool:
         self._pin_memory = pin_memory
         self._crop = crop
         self._eval_resize = eval_resize
-        self.bad = BadImages(len(beton), on_bad, str(beton.path), evaluation=crop is None)
+        self.bad = CorruptImages(len(beton), on_bad, str(beton.path), evaluation=crop is None)
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self._workers, thread_name_prefix="vitaos-loader")
 
-    def batches(self, keys: Iterable[_Views]) -> Iterator[Batch]:
+    def batches(self, keys: Iterable[BatchRequest]) -> Iterator[Batch]:
         """The batches of the keys, in order.
 
         Raises:
-            BadImageError: under ``on_bad=fail`` for a record that does not decode; when too many do not.
+            CorruptImageError: under ``on_bad=fail`` for a record that does not decode; when too many do not.
             RuntimeError: when a thread failed for another reason; names the record.
         """
         if self._pool is None:
@@ -119,7 +119,7 @@ class BatchPool:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def _start(self, pool: ThreadPoolExecutor, views: _Views) -> _Underway:
+    def _start(self, pool: ThreadPoolExecutor, views: BatchRequest) -> _Underway:
         count = len(views.indices)
         images_B3SS, views_BSS3 = empty_batch(count, self._img_size, pin_memory=self._pin_memory)
         targets_B = torch.empty(count, dtype=torch.int64, pin_memory=self._pin_memory).numpy()
@@ -134,14 +134,14 @@ class BatchPool:
         ]
         return _Underway(views, memory, pieces)
 
-    def _boxes(self, views: _Views, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
+    def _boxes(self, views: BatchRequest, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
         """Crop boxes of the batch's places when they show the images ``indices``."""
         if views.epoch is None or self._crop is None:
             return None
         heights, widths = self._beton.heights[indices], self._beton.widths[indices]
         return training_crops(self._crop, views.epoch, views.positions[places], heights, widths)
 
-    def _make(self, views: _Views, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
+    def _make(self, views: BatchRequest, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
         """Fill some places of a batch; runs in a thread."""
         last, found, image_HW3 = -1, -1, _NOTHING
         for place in places:
@@ -153,15 +153,15 @@ class BatchPool:
                 memory.targets[place] = self._beton.targets[found]
                 out_SS3 = memory.views[place]
                 if boxes_B4 is None:
-                    cut_centre(image_HW3, self._eval_resize, out_SS3, self._resize)
+                    resize_and_center_crop(image_HW3, self._eval_resize, out_SS3, self._resize)
                     continue
                 box = boxes_B4[place]
                 if found != index:
                     replaced = self._boxes(views, np.array([found]), slice(place, place + 1))
                     assert replaced is not None
                     box = replaced[0]
-                cut_box(image_HW3, box, out_SS3, self._resize)
-            except BadImageError:
+                crop_and_resize(image_HW3, box, out_SS3, self._resize)
+            except CorruptImageError:
                 raise
             except Exception as error:
                 raise RuntimeError(f"loading record {index} of {self._beton.path} failed: {error}") from error
@@ -205,7 +205,8 @@ class FfcvTrainLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
         return self._pool.batches(
-            _Views(epoch, micro.positions, micro.indices) for micro in self._order.micro_batches(epoch, start_step)
+            BatchRequest(epoch, micro.positions, micro.indices)
+            for micro in self._order.micro_batches(epoch, start_step)
         )
 
     def close(self) -> None:
@@ -233,13 +234,13 @@ class FfcvEvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self._batches(self._indices)
 
-    def spread(self, images: int) -> Iterator[Batch]:
+    def evenly_spaced(self, images: int) -> Iterator[Batch]:
         """That many images at even distances over the whole dataset, whatever this rank's share."""
-        return self._batches(spread_indices(self.num_images, images))
+        return self._batches(evenly_spaced_indices(self.num_images, images))
 
     def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
         shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
-        return self._pool.batches(_Views(None, share, share) for share in shares)
+        return self._pool.batches(BatchRequest(None, share, share) for share in shares)
 
     def file_names(self) -> None:
         """A beton does not keep the names of the files it was written from."""

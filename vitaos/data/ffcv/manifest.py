@@ -1,7 +1,7 @@
-"""The card beside a beton: what the file holds, how it was written, and checksums that tell a damaged file.
+"""The manifest beside a beton: what the file holds, how it was written, and checksums that detect damage.
 
-A beton says nothing of its classes and would be read happily when cut short; ``FILE.beton.json`` knows better. The
-cheap check at opening compares the size and everything but the images' bytes; :func:`damaged_data` reads those too.
+A beton names no classes, and its format does not reveal that the file was cut short; ``FILE.beton.json`` does both.
+Opening a beton compares the size and everything but the images' bytes; :func:`find_damaged_blocks` reads those too.
 """
 
 import json
@@ -42,7 +42,7 @@ class Sections(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BetonCard:
+class BetonManifest:
     """What stands in ``FILE.beton.json``.
 
     Attributes:
@@ -67,50 +67,52 @@ class BetonCard:
     format: str = FORMAT
 
 
-def card_path(beton: Path) -> Path:
-    """Where the card of a beton lies."""
+def manifest_path(beton: Path) -> Path:
+    """Where the manifest of a beton lies."""
     return beton.with_name(beton.name + ".json")
 
 
-def read_card(beton: Path) -> BetonCard | None:
-    """The card of a beton, or None where there is none.
+def read_manifest(beton: Path) -> BetonManifest | None:
+    """The manifest of a beton, or None where there is none.
 
     Raises:
         ValueError: when there is one that cannot be read.
     """
-    path = card_path(beton)
+    path = manifest_path(beton)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        card = BetonCard(**content)
-        _check_card(card)
+        manifest = BetonManifest(**content)
+        _validate(manifest)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): write the beton again with scripts/write_ffcv.py") from error
-    if card.format != FORMAT:
-        raise ValueError(f"{path} has format {card.format!r}, this version reads {FORMAT!r}: write the beton again")
-    return card
+    if manifest.format != FORMAT:
+        raise ValueError(f"{path} has format {manifest.format!r}, this version reads {FORMAT!r}: write the beton again")
+    return manifest
 
 
-def _check_card(card: BetonCard) -> None:
+def _validate(manifest: BetonManifest) -> None:
     """Raise TypeError or ValueError where a field is not what a writer puts there."""
-    for field in fields(card):
-        value = getattr(card, field.name)
+    for field in fields(manifest):
+        value = getattr(manifest, field.name)
         kind: Any = get_origin(field.type) or field.type
         if not isinstance(value, kind):
             raise TypeError(f"{field.name} is {value!r}")
-    if sum(card.class_counts) != card.num_images or len(card.class_counts) != len(card.class_names):
-        raise ValueError(f"class_counts do not add up to {card.num_images} images of {len(card.class_names)} classes")
+    if sum(manifest.class_counts) != manifest.num_images or len(manifest.class_counts) != len(manifest.class_names):
+        raise ValueError(
+            f"class_counts do not add up to {manifest.num_images} images of {len(manifest.class_names)} classes"
+        )
     wanted = ("header", "metadata", "data", "allocation_table")
-    missing = [name for name in wanted if name not in card.checksums]
+    missing = [name for name in wanted if name not in manifest.checksums]
     if missing:
         raise ValueError(f"checksums of {', '.join(missing)} are missing")
 
 
-def write_card(card: BetonCard, path: Path) -> None:
-    """Write a card to a file and make sure it is on the disk."""
+def write_manifest(manifest: BetonManifest, path: Path) -> None:
+    """Write a manifest to a file and make sure it is on the disk."""
     with path.open("w", encoding="utf-8") as file:
-        json.dump(asdict(card), file, indent=1)
+        json.dump(asdict(manifest), file, indent=1)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
@@ -132,7 +134,7 @@ def checksum(path: Path, section: Section) -> str:
 
 
 def all_checksums(path: Path, sections: Sections, threads: int = 4) -> dict[str, Any]:
-    """The checksums of a whole beton, as a card keeps them."""
+    """The checksums of a whole beton, as a manifest keeps them."""
     with ThreadPoolExecutor(threads) as pool:
         data = list(pool.map(lambda block: checksum(path, block), sections.blocks()))
     return {
@@ -143,21 +145,21 @@ def all_checksums(path: Path, sections: Sections, threads: int = 4) -> dict[str,
     }
 
 
-def refuse_damaged_index(path: Path, card: BetonCard, sections: Sections) -> None:
+def check_index(path: Path, manifest: BetonManifest, sections: Sections) -> None:
     """The cheap check: everything but the images' bytes.
 
     Raises:
         ValueError: names the part that differs and what to do.
     """
     for name in ("header", "metadata", "allocation_table"):
-        if checksum(path, getattr(sections, name)) != card.checksums[name]:
+        if checksum(path, getattr(sections, name)) != manifest.checksums[name]:
             raise ValueError(
-                f"{path}: its {name.replace('_', ' ')} differs from what was written: {repair(path, card)}"
+                f"{path}: its {name.replace('_', ' ')} differs from what was written: {repair(path, manifest)}"
             )
 
 
-def damaged_data(
-    path: Path, card: BetonCard, sections: Sections, threads: int, on_block: Callable[[int, int], None]
+def find_damaged_blocks(
+    path: Path, manifest: BetonManifest, sections: Sections, threads: int, on_block: Callable[[int, int], None]
 ) -> list[Section]:
     """The blocks of image data that differ from what was written; ``on_block(done, total)`` is told of progress."""
     blocks = list(sections.blocks())
@@ -165,16 +167,16 @@ def damaged_data(
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda block: checksum(path, block), blocks)
         for number, (block, value) in enumerate(zip(blocks, found, strict=True)):
-            if card.checksums["data"][number : number + 1] != [value]:
+            if manifest.checksums["data"][number : number + 1] != [value]:
                 damaged.append(block)
             on_block(number + 1, len(blocks))
     return damaged
 
 
-def repair(path: Path, card: BetonCard | None) -> str:
+def repair(path: Path, manifest: BetonManifest | None) -> str:
     """What to do with a damaged beton."""
-    source = card.source if card is not None else "DIR"
-    options = "".join(f" {key}={value}" for key, value in card.options.items()) if card is not None else ""
+    source = manifest.source if manifest is not None else "DIR"
+    options = "".join(f" {key}={value}" for key, value in manifest.options.items()) if manifest is not None else ""
     return (
         "copy the file again, or remove it and write it again with: "
         f"python scripts/write_ffcv.py source={source} out={path}{options}"

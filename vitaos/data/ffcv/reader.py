@@ -13,14 +13,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitaos.data.corrupt_images import BadImageError
+from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.ffcv.jpeg import jpeg_size
-from vitaos.data.ffcv.manifest import BetonCard, Section, Sections, read_card, refuse_damaged_index, repair
+from vitaos.data.ffcv.manifest import BetonManifest, Section, Sections, check_index, read_manifest, repair
 
 JPEG_MODE: Final = 0
 RAW_MODE: Final = 1
 MOST_CLASSES: Final = 1 << 20
-"""In a beton without a card a larger label is damage, not a class."""
+"""In a beton without a manifest a larger label is damage, not a class."""
 
 INSTALL_HINT: Final = (
     "FFCV is not installed. scripts/setup.sh installs it (by hand, on Debian or Ubuntu: apt install libturbojpeg0-dev "
@@ -70,27 +70,29 @@ class Beton:
 
     Attributes:
         path: the file.
-        card: what stands beside it, None for a beton written elsewhere.
+        manifest: what stands beside it, None for a beton written elsewhere.
         class_names: in the order of the targets.
         heights, widths: (N,) int64 sizes of the images.
         targets: (N,) int64.
     """
 
-    def __init__(self, path: Path, card: BetonCard | None, reader: Any, *, in_memory: bool) -> None:
+    def __init__(self, path: Path, manifest: BetonManifest | None, reader: Any, *, in_memory: bool) -> None:
         names = _field_names(path, reader)
         images, labels = reader.metadata[names[0]], reader.metadata[names[1]]
         self.path = path
-        self.card = card
+        self.manifest = manifest
         self.heights = images["height"].astype(np.int64)
         self.widths = images["width"].astype(np.int64)
         self.targets = labels.astype(np.int64)
         self._modes = images["mode"].astype(np.int64)
         self._starts = images["data_ptr"].astype(np.int64)
-        self._sizes = _record_sizes(path, card, reader, self._starts)
+        self._sizes = _record_sizes(path, manifest, reader, self._starts)
         self.sections = _sections(path, reader)
         self._check_index()
         self.class_names = (
-            card.class_names if card is not None else [str(label) for label in range(int(self.targets.max()) + 1)]
+            manifest.class_names
+            if manifest is not None
+            else [str(label) for label in range(int(self.targets.max()) + 1)]
         )
         self._library = native()
         self._memory: NDArray[np.uint8] = (
@@ -107,7 +109,7 @@ class Beton:
         """Decode one image to (H, W, 3) RGB, valid until this thread decodes the next one.
 
         Raises:
-            BadImageError: names the record when it does not decode to the size it was written with.
+            CorruptImageError: names the record when it does not decode to the size it was written with.
         """
         height, width = int(self.heights[index]), int(self.widths[index])
         start, size = int(self._starts[index]), int(self._sizes[index])
@@ -118,7 +120,9 @@ class Beton:
         if jpeg_size(self._bytes[start : start + size]) != (height, width) or not _decode_jpeg(
             self._library, self._address + start, size, (height, width), pixels
         ):
-            raise BadImageError(f"record {index} of {self.path} is not a readable JPEG of {width} x {height} pixels.")
+            raise CorruptImageError(
+                f"record {index} of {self.path} is not a readable JPEG of {width} x {height} pixels."
+            )
         return pixels.reshape(height, width, 3)
 
     def area(self, image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -144,7 +148,7 @@ class Beton:
     def _check_index(self) -> None:
         """Every record lies inside the data section and has a possible size."""
         raw = self._modes == RAW_MODE
-        classes = MOST_CLASSES if self.card is None else len(self.card.class_names)
+        classes = MOST_CLASSES if self.manifest is None else len(self.manifest.class_names)
         possible = (
             (raw | (self._modes == JPEG_MODE))
             & (self.heights > 0)
@@ -159,7 +163,7 @@ class Beton:
         if len(wrong):
             raise ValueError(
                 f"{self.path}: the index is damaged ({len(wrong)} impossible records, the first is {wrong[0]}): "
-                f"{repair(self.path, self.card)}"
+                f"{repair(self.path, self.manifest)}"
             )
 
 
@@ -167,7 +171,7 @@ def open_beton(path: str | Path, *, in_memory: bool = False, prepare: str = "") 
     """Open a beton after the cheap check (size, header, index; the images' bytes are left alone).
 
     Args:
-        path: the ``.beton``; its card ``PATH.json`` should lie beside it.
+        path: the ``.beton``; its manifest ``PATH.json`` should lie beside it.
         in_memory: read the whole file into memory instead of mapping it.
         prepare: added to the message when the file is missing.
 
@@ -180,21 +184,23 @@ def open_beton(path: str | Path, *, in_memory: bool = False, prepare: str = "") 
             f"{path} does not exist. "
             f"Write it with: python scripts/write_ffcv.py source=DIR out={path}. {prepare}".strip()
         )
-    card = read_card(path)
+    manifest = read_manifest(path)
     size = path.stat().st_size
-    if card is not None and card.size != size:
-        state = "truncated" if size < card.size else "altered"
-        raise ValueError(f"{path} is {state}: {size} bytes where {card.size} were written: {repair(path, card)}")
+    if manifest is not None and manifest.size != size:
+        state = "truncated" if size < manifest.size else "altered"
+        raise ValueError(
+            f"{path} is {state}: {size} bytes where {manifest.size} were written: {repair(path, manifest)}"
+        )
     native()
     from ffcv.reader import Reader  # noqa: PLC0415  # optional, and seconds to import
 
     try:
         reader = Reader(str(path))
     except Exception as error:  # its parser takes every byte on trust: whatever damage makes of it
-        raise ValueError(f"{path} is not a readable beton ({error}): {repair(path, card)}") from error
-    if card is not None:
-        refuse_damaged_index(path, card, _sections(path, reader))
-    return Beton(path, card, reader, in_memory=in_memory)
+        raise ValueError(f"{path} is not a readable beton ({error}): {repair(path, manifest)}") from error
+    if manifest is not None:
+        check_index(path, manifest, _sections(path, reader))
+    return Beton(path, manifest, reader, in_memory=in_memory)
 
 
 def _field_names(path: Path, reader: Any) -> tuple[str, str]:
@@ -219,7 +225,9 @@ def _sections(path: Path, reader: Any) -> Sections:
     )
 
 
-def _record_sizes(path: Path, card: BetonCard | None, reader: Any, starts_N: NDArray[np.int64]) -> NDArray[np.int64]:
+def _record_sizes(
+    path: Path, manifest: BetonManifest | None, reader: Any, starts_N: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Bytes of each record's image, from the table of allocations."""
     count = len(starts_N)
     table = reader.alloc_table
@@ -239,6 +247,6 @@ def _record_sizes(path: Path, card: BetonCard | None, reader: Any, starts_N: NDA
     complete = len(pointers) >= count and bool(np.all(places_N < len(pointers)))
     if not complete or not np.array_equal(pointers[order][places_N], starts_N):
         raise ValueError(
-            f"{path} is truncated or altered: its table of allocations misses records: {repair(path, card)}"
+            f"{path} is truncated or altered: its table of allocations misses records: {repair(path, manifest)}"
         )
     return np.asarray(sizes[order][places_N], dtype=np.int64)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitaos.counter_rng import mix
-from vitaos.data.corrupt_images import BadImageError
+from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, decodes
 from vitaos.data.ffcv.writer import Progress, WriteOptions
-from vitaos.data.folder.files import ImageFolder, reason_of, to_rgb
+from vitaos.data.folder.files import ImageFolder, decode_failure, to_rgb
 
 CHUNK: Final = 32
 """Images handed to a worker at a time."""
@@ -86,7 +86,7 @@ def encode(path: Path, index: int, options: WriteOptions) -> Record:
     """Decode a file and make its record.
 
     Raises:
-        BadImageError: with the reason, when it does not decode or cannot be stored.
+        CorruptImageError: with the reason, when it does not decode or cannot be stored.
     """
     try:
         data = path.read_bytes()
@@ -94,11 +94,11 @@ def encode(path: Path, index: int, options: WriteOptions) -> Record:
             pixels_HW3 = np.asarray(to_rgb(image))
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and "progressive" not in image.info
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(reason_of(error)) from error
+        raise CorruptImageError(decode_failure(error)) from error
     bounded_HW3 = _bounded(pixels_HW3, options.max_resolution)
     height, width = bounded_HW3.shape[:2]
     if max(height, width) > MAX_SIDE:
-        raise BadImageError(f"{width} x {height} pixels are more than a beton can hold: set max_resolution")
+        raise CorruptImageError(f"{width} x {height} pixels are more than a beton can hold: set max_resolution")
     if not _as_jpeg(index, options):
         return Record(RAW_MODE, height, width, np.ascontiguousarray(bounded_HW3).reshape(-1))
     encoded = encode_jpeg(bounded_HW3, options.quality)
@@ -146,10 +146,10 @@ def _work(chunks: Any, sink: _Sink, metadata: NDArray[Any], job: _Job) -> None:
                 try:
                     record = encode(folder.path(index), index, options)
                     if record.content.nbytes > allocator.page_size:
-                        raise BadImageError(
+                        raise CorruptImageError(
                             f"its record of {record.content.nbytes} bytes is too large: set max_resolution"
                         )
-                except BadImageError as error:
+                except CorruptImageError as error:
                     reasons[index] = str(error)
                     continue
                 allocator.set_current_sample(index)

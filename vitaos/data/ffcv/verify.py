@@ -1,12 +1,12 @@
-"""The full check of a beton: every byte against its card, or every image decoded where there is no card."""
+"""The full check of a beton: every byte against its manifest, or every image decoded where there is no manifest."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from vitaos.data.corrupt_images import BadImageError
-from vitaos.data.ffcv.manifest import damaged_data, repair
+from vitaos.data.corrupt_images import CorruptImageError
+from vitaos.data.ffcv.manifest import find_damaged_blocks, repair
 from vitaos.data.ffcv.reader import Beton, open_beton
 
 SHOWN: Final = 8
@@ -30,15 +30,15 @@ def verify_beton(
         ValueError: when anything differs from what was written; names the records that are touched.
     """
     beton = open_beton(path)
-    if beton.card is None:
+    if beton.manifest is None:
         _decode_all(beton, threads, on_progress)
         return len(beton)
-    damaged = damaged_data(beton.path, beton.card, beton.sections, threads, on_progress)
+    damaged = find_damaged_blocks(beton.path, beton.manifest, beton.sections, threads, on_progress)
     if damaged:
         touched = sorted({int(record) for block in damaged for record in beton.records_in(block)})
         raise ValueError(
             f"{path} is damaged in {len(damaged)} part(s), bytes {damaged[0].start} to {damaged[-1].end}, which hold "
-            f"{_listed(touched)}: {repair(beton.path, beton.card)}"
+            f"{_listed(touched)}: {repair(beton.path, beton.manifest)}"
         )
     return len(beton)
 
@@ -47,7 +47,7 @@ def _decode_all(beton: Beton, threads: int, on_progress: Callable[[int, int], No
     def decodes(index: int) -> bool:
         try:
             beton.image(index)
-        except BadImageError:
+        except CorruptImageError:
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""Class folders into a beton and its card: every image decoded once, nothing half-written ever looks finished."""
+"""Class folders into a beton and its manifest: every image decoded once, nothing half-written ever looks finished."""
 
 import os
 import socket
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import OnBad
-from vitaos.data.ffcv.manifest import BetonCard, all_checksums, card_path, read_card, write_card
+from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_path, read_manifest, write_manifest
 from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.folder.digits import move_into_place
-from vitaos.data.folder.files import ImageFolder, list_files, refuse_empty_classes
+from vitaos.data.folder.files import ImageFolder, check_no_empty_class, list_files
 
 Mode = Literal["jpg", "raw", "proportion"]
 MODES: Final = ("jpg", "raw", "proportion")
@@ -85,7 +85,7 @@ def write_beton(
     on_bad: OnBad = "fail",
     on_progress: Progress = lambda _done, _total, _unreadable: None,
 ) -> WriteReport:
-    """Write the images of class folders into ``out`` and its card ``out.json``, under temporary names until finished.
+    """Write the images of class folders into ``out`` and ``out.json``, under temporary names until both are finished.
 
     Args:
         source: folder with one folder a class.
@@ -125,11 +125,11 @@ def write_beton(
                 "Repair or remove them, or leave them out with on_bad=skip"
             )
         targets_K = folder.targets[kept_N]
-        refuse_empty_classes(folder.class_names, targets_K, folder.root)
+        check_no_empty_class(folder.class_names, targets_K, folder.root)
         _finish(folder, targets_K, out, options, len(unreadable))
     finally:
         unfinished.unlink(missing_ok=True)
-        card_path(unfinished).unlink(missing_ok=True)
+        manifest_path(unfinished).unlink(missing_ok=True)
     return WriteReport(len(targets_K), unreadable, already_there=False)
 
 
@@ -168,13 +168,13 @@ def _write_records(
 
 
 def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, options: WriteOptions, skipped: int) -> None:
-    """Check the written file by opening it, write its card, and give both their names."""
+    """Check the written file by opening it, write its manifest, and give both their names."""
     unfinished = _unfinished_name(out)
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     beton = open_beton(unfinished)
     assert np.array_equal(beton.targets, targets_K), "labels were written in another order"
-    card = BetonCard(
+    manifest = BetonManifest(
         num_images=len(targets_K),
         class_names=folder.class_names,
         class_counts=np.bincount(targets_K, minlength=len(folder.class_names)).tolist(),
@@ -185,9 +185,9 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
         checksums=all_checksums(unfinished, beton.sections),
     )
     del beton
-    write_card(card, card_path(unfinished))
-    # The card first: a beton without its card would pass for one written elsewhere.
-    card_path(unfinished).replace(card_path(out))
+    write_manifest(manifest, manifest_path(unfinished))
+    # The manifest first: a beton without its manifest would pass for one written elsewhere.
+    manifest_path(unfinished).replace(manifest_path(out))
     unfinished.replace(out)
     handle = os.open(out.parent, os.O_RDONLY)
     try:
@@ -198,27 +198,29 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
 
 def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions) -> WriteReport | None:
     """A report when the same beton is there already; ValueError when a different one is."""
-    card = read_card(out)
+    manifest = read_manifest(out)
     if not out.is_file():
         return None
     remedy = "remove it, or choose another out"
-    if card is None:
-        raise ValueError(f"{out} is there already and has no card: {remedy}")
-    if card.size != out.stat().st_size:
-        raise ValueError(f"{out} is there already but damaged ({out.stat().st_size} bytes of {card.size}): {remedy}")
+    if manifest is None:
+        raise ValueError(f"{out} is there already and has no manifest: {remedy}")
+    if manifest.size != out.stat().st_size:
+        raise ValueError(
+            f"{out} is there already but damaged ({out.stat().st_size} bytes of {manifest.size}): {remedy}"
+        )
     wanted = asdict(options)
-    differs = [f"{key}={card.options.get(key)}" for key in wanted if card.options.get(key) != wanted[key]]
-    if card.source != str(folder.root.resolve()):
-        differs.append(f"source={card.source}")
-    if card.num_images + card.skipped != len(folder):
-        differs.append(f"{card.num_images + card.skipped} files")
+    differs = [f"{key}={manifest.options.get(key)}" for key in wanted if manifest.options.get(key) != wanted[key]]
+    if manifest.source != str(folder.root.resolve()):
+        differs.append(f"source={manifest.source}")
+    if manifest.num_images + manifest.skipped != len(folder):
+        differs.append(f"{manifest.num_images + manifest.skipped} files")
     counts = np.bincount(folder.targets, minlength=len(folder.class_names)).tolist()
-    if card.class_names != folder.class_names or (card.skipped == 0 and card.class_counts != counts):
+    if manifest.class_names != folder.class_names or (manifest.skipped == 0 and manifest.class_counts != counts):
         differs.append("other classes or other counts of them")
     if differs:
         raise ValueError(f"{out} is there already, written with {', '.join(differs)}: {remedy}")
     open_beton(out)
-    return WriteReport(card.num_images, [], already_there=True)
+    return WriteReport(manifest.num_images, [], already_there=True)
 
 
 def _report_path(out: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitaos.data.corrupt_images import BadImageError, OnBad
+from vitaos.data.corrupt_images import CorruptImageError, OnBad
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 SIGNATURES: Final = (
@@ -57,7 +57,7 @@ class ImageFolder:
         """The image as RGB.
 
         Raises:
-            BadImageError: names the file that is not an image or is damaged.
+            CorruptImageError: names the file that is not an image or is damaged.
         """
         return read_image(self.path(index))
 
@@ -66,17 +66,17 @@ def read_image(path: Path) -> Image.Image:
     """Decode a file of any kind Pillow knows (greyscale, CMYK, palette, 16 bit, ...) to RGB.
 
     Raises:
-        BadImageError: names the file and the reason.
+        CorruptImageError: names the file and the reason.
     """
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(f"{path} is not a readable image: {reason_of(error)}.") from error
+        raise CorruptImageError(f"{path} is not a readable image: {decode_failure(error)}.") from error
 
 
-def reason_of(error: Exception) -> str:
+def decode_failure(error: Exception) -> str:
     """Why an image was not read, in words for people: Pillow's would name the memory that it was read from."""
     return "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
 
@@ -113,7 +113,7 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") 
             f"{len(strangers)} file(s) below {every.root} are not images: {shown}. "
             "Remove them, or leave them out with data.on_bad=skip"
         )
-    refuse_empty_classes(every.class_names, every.targets[good], every.root)
+    check_no_empty_class(every.class_names, every.targets[good], every.root)
     return replace(every, files=every.files[good], targets=every.targets[good])
 
 
@@ -131,11 +131,11 @@ def list_files(root: str | Path, *, prepare: str = "") -> ImageFolder:
         names = sorted(_file_names(root / class_name))
         files += [os.fsencode(f"{class_name}/{name}") for name in names]
         targets += [target] * len(names)
-    refuse_empty_classes(class_names, np.array(targets, dtype=np.int64), root)
+    check_no_empty_class(class_names, np.array(targets, dtype=np.int64), root)
     return ImageFolder(root, class_names, np.array(files), np.array(targets, dtype=np.int64))
 
 
-def refuse_empty_classes(class_names: list[str], targets_N: NDArray[np.int64], root: Path) -> None:
+def check_no_empty_class(class_names: list[str], targets_N: NDArray[np.int64], root: Path) -> None:
     """Raise ValueError with the names of the classes that have no image."""
     empty = np.flatnonzero(np.bincount(targets_N, minlength=len(class_names)) == 0)
     if len(empty):

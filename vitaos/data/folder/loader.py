@@ -16,23 +16,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
-from vitaos.data.corrupt_images import BadImages, OnBad
+from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.timm_transform import (
     TimmSettings,
     TimmTransform,
-    borrowed_generators,
-    seed_generators,
+    preserve_rng_state,
+    seed_rngs,
     timm_transform,
 )
-from vitaos.data.order import TrainOrder, evaluation_indices, spread_indices
-from vitaos.data.resize import RESIZERS, Resize, cut_box, cut_centre, empty_batch
-from vitaos.data.streams import TIMM
+from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
+from vitaos.data.resize import RESIZERS, Resize, crop_and_resize, empty_batch, resize_and_center_crop
+from vitaos.data.rng_streams import TIMM
 from vitaos.runtime.processes import ignore_requests_to_stop
 
 
-class _Views(NamedTuple):
+class BatchRequest(NamedTuple):
     """One batch for a worker to make. ``epoch`` is None in evaluation."""
 
     epoch: int | None
@@ -44,7 +44,7 @@ class _BatchDataset(Dataset[Batch]):
     """Makes whole batches in a worker process; a key says everything a batch depends on."""
 
     def __init__(
-        self, folder: ImageFolder, bad: BadImages, *, img_size: int, eval_resize: int, resize: Resize,
+        self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
         crop: CropSettings | None, transform: TimmTransform | None,
     ) -> None:  # fmt: skip
         self._folder = folder
@@ -55,7 +55,7 @@ class _BatchDataset(Dataset[Batch]):
         self._crop = crop
         self._transform = transform
 
-    def __getitem__(self, key: _Views) -> Batch:
+    def __getitem__(self, key: BatchRequest) -> Batch:
         if key.epoch is not None and self._transform is not None:
             return self._by_timm(key, key.epoch)
         images_B3SS, views_BSS3 = empty_batch(len(key.indices), self._img_size)
@@ -64,23 +64,23 @@ class _BatchDataset(Dataset[Batch]):
             image_HW3 = np.array(image)
             targets_B[place] = target
             if key.epoch is None or self._crop is None:
-                cut_centre(image_HW3, self._eval_resize, views_BSS3[place], self._resize)
+                resize_and_center_crop(image_HW3, self._eval_resize, views_BSS3[place], self._resize)
             else:
                 height, width = image_HW3.shape[:2]
                 box = training_crops(
                     self._crop, key.epoch, key.positions[place : place + 1], np.array([height]), np.array([width])
                 )[0]
-                cut_box(image_HW3, box, views_BSS3[place], self._resize)
+                crop_and_resize(image_HW3, box, views_BSS3[place], self._resize)
         return Batch(images_B3SS, torch.from_numpy(targets_B), torch.from_numpy(key.positions))
 
-    def _by_timm(self, key: _Views, epoch: int) -> Batch:
+    def _by_timm(self, key: BatchRequest, epoch: int) -> Batch:
         assert self._transform is not None
         assert self._crop is not None
         images: list[torch.Tensor] = []
         targets: list[int] = []
-        with borrowed_generators():
+        with preserve_rng_state():
             for position, (target, image) in zip(key.positions.tolist(), self._decode(key.indices), strict=True):
-                seed_generators(derive_seed(self._crop.seed, epoch, position, TIMM))
+                seed_rngs(derive_seed(self._crop.seed, epoch, position, TIMM))
                 images.append(self._transform(image))
                 targets.append(target)
         return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(key.positions))
@@ -97,13 +97,13 @@ class _BatchDataset(Dataset[Batch]):
             yield int(self._folder.targets[found]), image
 
 
-class _Keys(Sampler[_Views]):
+class _Keys(Sampler[BatchRequest]):
     """The keys of the coming pass, set before each iteration of the data loader."""
 
     def __init__(self) -> None:
-        self.keys: Callable[[], Iterator[_Views]] = lambda: iter(())
+        self.keys: Callable[[], Iterator[BatchRequest]] = lambda: iter(())
 
-    def __iter__(self) -> Iterator[_Views]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return self.keys()
 
 
@@ -146,7 +146,7 @@ class FolderTrainLoader:
     ) -> None:  # fmt: skip
         transform = timm_transform(timm, img_size, crop) if timm is not None else None
         self._order = order
-        self._bad = BadImages(len(folder), on_bad, str(folder.root))
+        self._bad = CorruptImages(len(folder), on_bad, str(folder.root))
         self._keys = _Keys()
         dataset = _BatchDataset(
             folder, self._bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, transform=transform
@@ -160,7 +160,8 @@ class FolderTrainLoader:
         if self._loader is None:
             raise ValueError("this loader is closed")
         self._keys.keys = lambda: (
-            _Views(epoch, micro.positions, micro.indices) for micro in self._order.micro_batches(epoch, start_step)
+            BatchRequest(epoch, micro.positions, micro.indices)
+            for micro in self._order.micro_batches(epoch, start_step)
         )
         yield from self._loader
 
@@ -182,7 +183,7 @@ class FolderEvalLoader:
         self._indices = evaluation_indices(len(folder), rank, world)
         self._batch_size = batch_size
         self._keys = _Keys()
-        bad = BadImages(len(folder), on_bad, str(folder.root), evaluation=True)
+        bad = CorruptImages(len(folder), on_bad, str(folder.root), evaluation=True)
         dataset = _BatchDataset(
             folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize, crop=None, transform=None
         )
@@ -191,15 +192,15 @@ class FolderEvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self._batches(self._indices)
 
-    def spread(self, images: int) -> Iterator[Batch]:
+    def evenly_spaced(self, images: int) -> Iterator[Batch]:
         """That many images at even distances over the whole dataset, whatever this rank's share."""
-        return self._batches(spread_indices(self.num_images, images))
+        return self._batches(evenly_spaced_indices(self.num_images, images))
 
     def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
         if self._loader is None:
             raise ValueError("this loader is closed")
         shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
-        self._keys.keys = lambda: (_Views(None, share, share) for share in shares)
+        self._keys.keys = lambda: (BatchRequest(None, share, share) for share in shares)
         return iter(self._loader)
 
     def file_names(self) -> list[str]:

@@ -73,7 +73,7 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
 
 
 @contextmanager
-def borrowed_generators() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Give the process-wide generators back as they were (the main process makes batches itself with ``workers=0``)."""
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
@@ -84,7 +84,7 @@ def borrowed_generators() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def seed_generators(seed: int) -> None:
+def seed_rngs(seed: int) -> None:
     """timm's transforms draw from all three; the device's generator is none of theirs and stays untouched."""
     random.seed(seed)
     np.random.seed(seed % (1 << 32))
