@@ -99,7 +99,7 @@ def measure_timm(*, img_size: int = 224, images: int = 256, crop: bool) -> Augme
         crop: with the random resized crop from a decoded 500 px photograph, or from ready crops as the device
             augmentation has them.
     """
-    first, colour, finish = create_transform(
+    first, color, finish = create_transform(
         img_size,
         is_training=True,
         auto_augment="rand-m9-mstd0.5-inc1",
@@ -108,7 +108,7 @@ def measure_timm(*, img_size: int = 224, images: int = 256, crop: bool) -> Augme
         re_mode="pixel",
         separate=True,
     )
-    _survive_pillow(colour)
+    _survive_pillow(color)
     if crop:
         sources = [_photograph(photo) for photo in load_sample_images().images]
     else:
@@ -117,7 +117,7 @@ def measure_timm(*, img_size: int = 224, images: int = 256, crop: bool) -> Augme
 
     def run(count: int) -> None:
         for number in range(count):
-            finish(colour(first(sources[number % len(sources)])))
+            finish(color(first(sources[number % len(sources)])))
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -153,9 +153,9 @@ def _photograph(photo: NDArray[np.uint8]) -> Image.Image:
     return image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.BICUBIC)
 
 
-def _survive_pillow(colour: Any) -> None:
+def _survive_pillow(color: Any) -> None:
     """Keep one bit where timm asks Pillow for none, which Pillow refuses from version 13 on."""
-    for transform in colour.transforms:
+    for transform in color.transforms:
         if isinstance(transform, RandAugment):
             for operation in transform.ops:
                 if operation.name.startswith("Posterize"):

@@ -8,7 +8,7 @@ from timm.data.auto_augment import AugmentOp, RandAugment
 
 
 def timm_stages(size: int, **settings: Any) -> tuple[Any, ...]:
-    """timm's training transform of the DeiT recipe as (crop and flip, colour, tensor and erasing).
+    """timm's training transform of the DeiT recipe as (crop and flip, color, tensor and erasing).
 
     Pillow from 13 on refuses to keep 0 bits, which timm's PosterizeIncreasing asks for at magnitude 10; earlier ones
     made the image black. Black it is here as well.

@@ -1,4 +1,4 @@
-"""Colour jitter (torchvision's) and three-augment (DeiT III, arXiv 2204.07118), drawn for a whole batch on the host."""
+"""Color jitter (torchvision's) and three-augment (DeiT III, arXiv 2204.07118), drawn for a whole batch on the host."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.counter_rng import uniforms
-from vitaos.data.augment import streams
-from vitaos.data.augment.op_batch import Layer, Operation
+from vitaos.data.augment import rng_streams
+from vitaos.data.augment.op_batch import OpBatch, Operation
 
 _JITTERED: Final = np.array([Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR])
 _SOLARIZE_FROM: Final = 128.0
@@ -25,15 +25,15 @@ class ColorJitter:
 
     strengths: tuple[float, float, float]
 
-    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[Layer]:
-        """Three layers, functions of (seed, epoch, position)."""
-        order = np.argsort(uniforms(seed, epoch, positions, streams.JITTER_ORDER, 3), axis=1)
+    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[OpBatch]:
+        """Three operations an image, functions of (seed, epoch, position)."""
+        order = np.argsort(uniforms(seed, epoch, positions, rng_streams.JITTER_ORDER, 3), axis=1)
         strengths = np.asarray(self.strengths)
         low, high = np.maximum(0.0, 1.0 - strengths), 1.0 + strengths
-        factors = low + (high - low) * uniforms(seed, epoch, positions, streams.JITTER_FACTOR, 3)
+        factors = low + (high - low) * uniforms(seed, epoch, positions, rng_streams.JITTER_FACTOR, 3)
         operations = np.where(strengths > 0, _JITTERED, Operation.IDENTITY)
         return [
-            Layer(operations[order[:, i]], np.take_along_axis(factors, order[:, i : i + 1], axis=1)[:, 0])
+            OpBatch(operations[order[:, i]], np.take_along_axis(factors, order[:, i : i + 1], axis=1)[:, 0])
             for i in range(3)
         ]
 
@@ -56,12 +56,12 @@ def parse_color_jitter(value: float | tuple[float, ...] | list[float] | None) ->
 
 @dataclass(frozen=True)
 class ThreeAugment:
-    """One of greyscale, solarize (from 128) and Gaussian blur (radius uniform in 0.1 to 2) for each image."""
+    """One of grayscale, solarize (from 128) and Gaussian blur (radius uniform in 0.1 to 2) for each image."""
 
-    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[Layer]:
-        """One layer, a function of (seed, epoch, position)."""
-        choice = (uniforms(seed, epoch, positions, streams.THREE_AUGMENT_CHOICE, 1)[:, 0] * 3).astype(np.int64)
+    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[OpBatch]:
+        """One operation an image, a function of (seed, epoch, position)."""
+        choice = (uniforms(seed, epoch, positions, rng_streams.THREE_AUGMENT_CHOICE, 1)[:, 0] * 3).astype(np.int64)
         low, high = _BLUR_RANGE
-        radius = low + (high - low) * uniforms(seed, epoch, positions, streams.THREE_AUGMENT_RADIUS, 1)[:, 0]
+        radius = low + (high - low) * uniforms(seed, epoch, positions, rng_streams.THREE_AUGMENT_RADIUS, 1)[:, 0]
         operations = np.array([Operation.COLOR, Operation.SOLARIZE, Operation.GAUSSIAN_BLUR], np.int64)[choice]
-        return [Layer(operations, np.choose(choice, [np.zeros_like(radius), _SOLARIZE_FROM, radius]))]
+        return [OpBatch(operations, np.choose(choice, [np.zeros_like(radius), _SOLARIZE_FROM, radius]))]

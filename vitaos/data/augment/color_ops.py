@@ -1,4 +1,4 @@
-"""Operations on grey values, equal to Pillow's to the last bit on the CPU: uint8 (n, 3, H, W) in, uint8 out.
+"""Operations on gray values, equal to Pillow's to the last bit on the CPU: uint8 (n, 3, H, W) in, uint8 out.
 
 Everything that maps each value by itself is a table of 256 entries an image, made on the host where it depends on the
 argument alone and on the device where it depends on the image; nothing here waits for the device.
@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitaos.data.augment.op_batch import Layer, Operation
+from vitaos.data.augment.op_batch import OpBatch, Operation
 
 _HISTOGRAM_SLICES = 8
 
 
-def host_tables(layer: Layer) -> NDArray[np.uint8]:
+def host_tables(op_batch: OpBatch) -> NDArray[np.uint8]:
     """(B, 256) tables of the operations whose table needs no look at the image; for others, the identity."""
     value = np.arange(256)[None, :]
-    tables = np.broadcast_to(value, (len(layer.operations), 256)).copy()
+    tables = np.broadcast_to(value, (len(op_batch.operations), 256)).copy()
     for operation in (
         Operation.INVERT,
         Operation.POSTERIZE,
@@ -25,8 +25,8 @@ def host_tables(layer: Layer) -> NDArray[np.uint8]:
         Operation.SOLARIZE_ADD,
         Operation.BRIGHTNESS,
     ):
-        here = np.flatnonzero(layer.operations == operation)
-        argument = layer.arguments[here, None]
+        here = np.flatnonzero(op_batch.operations == operation)
+        argument = op_batch.arguments[here, None]
         if operation == Operation.INVERT:
             tables[here] = 255 - value
         elif operation == Operation.POSTERIZE:
@@ -50,7 +50,7 @@ def apply_tables(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """(n, 1, H, W) float32 whole grey levels, ITU-R 601-2 in Pillow's 16-bit fixed point.
+    """(n, 1, H, W) float32 whole gray levels, ITU-R 601-2 in Pillow's 16-bit fixed point.
 
     Every partial sum is a whole number below 2**24, hence exact in float32, whatever the order or fusing.
     """
@@ -64,13 +64,13 @@ def _to_uint8(values: Tensor) -> Tensor:
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the image's own grey: ``factors`` (n,) float32, 0 grey, 1 unchanged."""
-    grey = luminance(images)
-    return _to_uint8((images - grey).mul_(factors.view(-1, 1, 1, 1)).add_(grey))
+    """Blend with the image's own gray: ``factors`` (n,) float32, 0 gray, 1 unchanged."""
+    gray = luminance(images)
+    return _to_uint8((images - gray).mul_(factors.view(-1, 1, 1, 1)).add_(gray))
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the image's mean grey, rounded to a grey level: ``factors`` (n,) float32."""
+    """Blend with the image's mean gray, rounded to a gray level: ``factors`` (n,) float32."""
     pixels = images.shape[-2] * images.shape[-1]
     total = luminance(images).flatten(1).sum(1, dtype=torch.float64)
     mean = (total / pixels + 0.5).floor().float().unsqueeze(1)

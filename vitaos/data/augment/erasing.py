@@ -1,4 +1,4 @@
-"""Random erasing of normalised images: rectangles of noise, each pixel a function of (seed, epoch, position).
+"""Random erasing of normalized images: rectangles of noise, each pixel a function of (seed, epoch, position).
 
 Shape, aspect and place are drawn as ``timm.data.random_erasing.RandomErasing`` draws them (arXiv 1708.04896). The
 noise is a counter-based hash of (image key, pixel) looked up in a table of normal quantiles: the same bits on any
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.counter_rng import mix, uniforms
-from vitaos.data.augment import streams
-from vitaos.data.augment.staging import Parcel
+from vitaos.data.augment import rng_streams
+from vitaos.data.augment.staging import StagingBuffer
 
 MODES: Final = ("pixel", "rand", "const")
 _ATTEMPTS: Final = 10
@@ -26,27 +26,29 @@ _MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
 
 
 class Boxes:
-    """The rectangles of one batch: on the host their number of pixels, in the parcel everything else."""
+    """The rectangles of one batch: on the host their number of pixels, staged for the device everything else."""
 
-    def __init__(self, parcel: Parcel, boxes: NDArray[np.int64], keys: NDArray[np.uint64], image_width: int) -> None:
+    def __init__(
+        self, staging: StagingBuffer, boxes: NDArray[np.int64], keys: NDArray[np.uint64], image_width: int
+    ) -> None:
         image, top, left, height, width = boxes.T
         areas = height * width
         self.pixels = int(areas.sum())
-        self.tickets = (-1, -1)
+        self.handles = (-1, -1)
         if self.pixels:
             corner = top * image_width + left
             before = np.cumsum(areas) - areas
             columns = np.stack([image, corner, width, keys.view(np.int64), before], axis=1)
-            self.tickets = (parcel.add(columns), parcel.add(areas))
+            self.handles = (staging.add(columns), staging.add(areas))
 
 
 class RandomErasing:
-    """Erases rectangles of a batch of normalised images.
+    """Erases rectangles of a batch of normalized images.
 
     Args:
         seed: the run's seed.
         probability: chance that an image is erased.
-        mode: "pixel" (normal noise in every pixel and channel), "rand" (one normal colour a rectangle) or "const" (0).
+        mode: "pixel" (normal noise in every pixel and channel), "rand" (one normal color a rectangle) or "const" (0).
         count: at most so many rectangles an image, the number being uniform from 1; their area is shared.
         area: range of the erased share of the image.
         aspect: range of the aspect ratio (height over width), drawn uniformly in its logarithm.
@@ -87,13 +89,13 @@ class RandomErasing:
         Returns:
             (N, 5) int64 rows (image in the batch, top, left, height, width) and the (N,) noise keys.
         """
-        chosen = uniforms(self.seed, epoch, positions, streams.ERASE_CHOICE, 1)[:, 0] <= self.probability
+        chosen = uniforms(self.seed, epoch, positions, rng_streams.ERASE_CHOICE, 1)[:, 0] <= self.probability
         images = np.flatnonzero(chosen) if self.probability > 0 else np.empty(0, np.int64)
         counts = np.ones(len(images), np.int64)
         if self.count > 1:
-            counts += (uniforms(self.seed, epoch, positions[images], streams.ERASE_COUNT, 1)[:, 0] * self.count).astype(
-                np.int64
-            )
+            counts += (
+                uniforms(self.seed, epoch, positions[images], rng_streams.ERASE_COUNT, 1)[:, 0] * self.count
+            ).astype(np.int64)
         boxes, keys = [], []
         for number in range(int(counts.max(initial=0))):
             having = images[counts > number]
@@ -101,7 +103,7 @@ class RandomErasing:
                 epoch, positions[having], counts[counts > number], number, (height, width)
             )
             boxes.append(np.concatenate([having[:, None], rectangle], axis=1)[fits])
-            keys.append(mix(self.seed, epoch, positions[having], streams.ERASE_NOISE, number)[fits])
+            keys.append(mix(self.seed, epoch, positions[having], rng_streams.ERASE_NOISE, number)[fits])
         if not boxes:
             return np.empty((0, 5), np.int64), np.empty(0, np.uint64)
         return np.concatenate(boxes), np.concatenate(keys)
@@ -112,7 +114,7 @@ class RandomErasing:
         """(N, 4) top, left, height, width of the first of ten tries that fits, and (N,) whether any did."""
         height, width = size
         skip = number * 2 * _ATTEMPTS
-        tries = uniforms(self.seed, epoch, positions, streams.ERASE_SHAPE, skip + 2 * _ATTEMPTS)[:, skip:]
+        tries = uniforms(self.seed, epoch, positions, rng_streams.ERASE_SHAPE, skip + 2 * _ATTEMPTS)[:, skip:]
         low, high = self.area
         target = (low + (high - low) * tries[:, :_ATTEMPTS]) * (height * width) / counts[:, None]
         low, high = self.log_aspect
@@ -123,26 +125,26 @@ class RandomErasing:
         first = fitting.argmax(axis=1)[:, None]
         box_height = np.take_along_axis(heights, first, axis=1)[:, 0]
         box_width = np.take_along_axis(widths, first, axis=1)[:, 0]
-        place = uniforms(self.seed, epoch, positions, streams.ERASE_PLACE, 2 * number + 2)[:, 2 * number :]
+        place = uniforms(self.seed, epoch, positions, rng_streams.ERASE_PLACE, 2 * number + 2)[:, 2 * number :]
         top = (place[:, 0] * (height - box_height + 1)).astype(np.int64)
         left = (place[:, 1] * (width - box_width + 1)).astype(np.int64)
         return np.stack([top, left, box_height, box_width], axis=1), np.any(fitting, axis=1)
 
-    def plan(self, parcel: Parcel, epoch: int, positions: NDArray[np.int64], height: int, width: int) -> Boxes:
-        """Draw the rectangles of a batch and put them in the parcel."""
-        return Boxes(parcel, *self.draw(epoch, positions, height, width), width)
+    def plan(self, staging: StagingBuffer, epoch: int, positions: NDArray[np.int64], height: int, width: int) -> Boxes:
+        """Draw the rectangles of a batch and stage them."""
+        return Boxes(staging, *self.draw(epoch, positions, height, width), width)
 
-    def apply(self, images: Tensor, boxes: Boxes, arrived: list[Tensor]) -> Tensor:
+    def apply(self, images: Tensor, boxes: Boxes, device_tensors: list[Tensor]) -> Tensor:
         """Erase in place.
 
         Args:
-            images: (B, 3, H, W) normalised, floating, any memory format.
+            images: (B, 3, H, W) normalized, floating, any memory format.
             boxes: the plan of this batch.
-            arrived: the parcel on the device of the images.
+            device_tensors: the staging on the device of the images.
         """
         if not boxes.pixels:
             return images
-        columns, areas = (arrived[ticket] for ticket in boxes.tickets)
+        columns, areas = (device_tensors[handle] for handle in boxes.handles)
         # The total is known on the host, so the device never has to be asked for a size.
         which = torch.repeat_interleave(areas, output_size=boxes.pixels)
         image, corner, box_width, key, before = columns.index_select(0, which).unbind(1)
@@ -159,7 +161,7 @@ class RandomErasing:
 
     def _noise(self, key: Tensor, counter: Tensor) -> Tensor:
         """(P, 3) normal numbers from (P,) keys and counters: three 16-bit slices of one hash, each a quantile."""
-        bits = hash_words(key, counter)
+        bits = hash_bits(key, counter)
         mask = (1 << _QUANTILE_BITS) - 1
         slices = [(bits >> shift) & mask for shift in (0, _QUANTILE_BITS, 2 * _QUANTILE_BITS)]
         return self._quantiles_on(key.device)[torch.stack(slices, dim=1)]
@@ -190,8 +192,8 @@ def normal_quantiles() -> Tensor:
     return (quantiles / quantiles.square().mean().sqrt()).float()
 
 
-def hash_words(key: Tensor, counter: Tensor) -> Tensor:
-    """64 mixed bits as int64 for each (key, counter): SplitMix64's finaliser in wrapping int64 arithmetic."""
+def hash_bits(key: Tensor, counter: Tensor) -> Tensor:
+    """64 mixed bits as int64 for each (key, counter): SplitMix64's finalizer in wrapping int64 arithmetic."""
     state = key + counter * _GOLDEN
     state = (state ^ _shift(state, 30)) * _MIX_1
     state = (state ^ _shift(state, 27)) * _MIX_2

@@ -13,7 +13,7 @@ _ONE: Final = 2.0**24  # 1 in Pillow's fixed point
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with a smoothed image (3 x 3, centre 5, others 1, over 13); the border of one pixel stays as it is.
+    """Blend with a smoothed image (3 x 3, center 5, others 1, over 13); the border of one pixel stays as it is.
 
     Args:
         images: uint8 (n, 3, H, W).
@@ -24,10 +24,10 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     values = images.float()
     rows = values[..., :-2, :] + values[..., 1:-1, :] + values[..., 2:, :]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    centre = values[..., 1:-1, 1:-1]
+    center = values[..., 1:-1, 1:-1]
     # Whole numbers until here; (sum + 6.5) / 13 never comes near a whole number, so the rounding is Pillow's.
-    smooth = total.add_(centre, alpha=4).add_(6.5).mul_(1 / 13).floor_()
-    blended = (centre - smooth).mul_(factors.view(-1, 1, 1, 1)).add_(smooth)
+    smooth = total.add_(center, alpha=4).add_(6.5).mul_(1 / 13).floor_()
+    blended = (center - smooth).mul_(factors.view(-1, 1, 1, 1)).add_(smooth)
     out = images.clone()
     out[..., 1:-1, 1:-1] = blended.clamp_(0, 255)
     return out
@@ -58,18 +58,18 @@ def blur_weights(radius: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gaussian_blur(images: Tensor, weights: Tensor) -> Tensor:
-    """Three passes of a box filter along each axis, rounded to grey levels after each, edges repeated.
+    """Three passes of a box filter along each axis, rounded to gray levels after each, edges repeated.
 
     Args:
         images: uint8 (n, 3, H, W).
         weights: (n, 3) float64, in which every product and sum is exact; see :func:`blur_weights`.
     """
     values = images.double()
-    centre, near, far = (weight.view(-1, 1, 1, 1) for weight in weights.unbind(1))
+    center, near, far = (weight.view(-1, 1, 1, 1) for weight in weights.unbind(1))
     for axis, border in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
         size = values.shape[axis]
         for _ in range(_PASSES):
             padded = F.pad(values, border, mode="replicate")
             two, one, here, next_, after = (padded.narrow(axis, start, size) for start in range(5))
-            values = (here * centre).add_((one + next_).mul_(near)).add_((two + after).mul_(far)).add_(0.5).floor_()
+            values = (here * center).add_((one + next_).mul_(near)).add_((two + after).mul_(far)).add_(0.5).floor_()
     return values.to(torch.uint8)

@@ -1,7 +1,7 @@
 """Rotation, shear and translation with Pillow's bicubic affine transform: uint8 (n, 3, H, W) in, uint8 out.
 
-Pillow samples the source at the transform of the pixel's centre (x + 0.5, y + 0.5) with the cubic kernel of a = -1
-(not the -0.5 of its resize, nor the -0.75 of torch's grid_sample), repeats edge pixels, fills pixels whose centre falls
+Pillow samples the source at the transform of the pixel's center (x + 0.5, y + 0.5) with the cubic kernel of a = -1
+(not the -0.5 of its resize, nor the -0.75 of torch's grid_sample), repeats edge pixels, fills pixels whose center falls
 outside and cuts fractions off. Shears and translations move along one axis only, where four taps instead of sixteen do.
 """
 
@@ -41,7 +41,7 @@ def shift_rows(images: Tensor, whole: Tensor, part: Tensor, fill: Tensor) -> Ten
     Args:
         images: uint8 (n, 3, H, W).
         whole: (n, H) int64, ``part``: (n, H) float32; see :func:`split_shifts`.
-        fill: (3,) uint8, the colour of what comes from outside.
+        fill: (3,) uint8, the color of what comes from outside.
     """
     width = images.shape[3]
     rows, columns = _grid(images)
@@ -107,7 +107,7 @@ def _take(flat: Tensor, first: Tensor, ahead: int, images: Tensor) -> Tensor:
 
 
 def _nearest_inside(source: Tensor, part: Tensor, size: int) -> Tensor:
-    """Whether the sampled centre lies within the image along the axis of the shift."""
+    """Whether the sampled center lies within the image along the axis of the shift."""
     nearest = source + (part >= 0.5)
     return (nearest >= 0) & (nearest < size)
 
@@ -126,13 +126,13 @@ def _combine(taps: list[Tensor], weights: tuple[Tensor, Tensor, Tensor]) -> Tens
 
 
 def _finish(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
-    """Grey levels, and the fill where the source lies outside."""
+    """Gray levels, and the fill where the source lies outside."""
     mask = inside.unsqueeze(1).to(torch.uint8)
     return values.clamp_(0, 255).to(torch.uint8).mul_(mask).add_((1 - mask) * fill.view(-1, 1, 1))
 
 
-def _split(centre: Tensor) -> tuple[Tensor, Tensor]:
+def _split(center: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the pixel at or before a position, and the distance to it in float32."""
-    position = centre.sub_(0.5)
+    position = center.sub_(0.5)
     whole = position.floor()
     return whole.long(), position.sub_(whole).float()

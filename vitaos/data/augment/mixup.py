@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitaos.counter_rng import generator
-from vitaos.data.augment import streams
+from vitaos.data.augment import rng_streams
 
 _CPU_PIECE_VALUES: Final = 1 << 14
 
@@ -76,7 +76,7 @@ class BatchMixer:
 
     def draw(self, step: int, height: int, width: int) -> Mix:
         """The mix of global step ``step`` for images of the given size in pixels."""
-        random = generator(self.seed, step, streams.MIX)
+        random = generator(self.seed, step, rng_streams.MIX)
         if not self.enabled or random.random() >= self.probability:
             return Mix(1.0, None)
         both = self.mixup > 0 and self.cutmix > 0
@@ -84,7 +84,7 @@ class BatchMixer:
         if not paste:
             return Mix(float(random.beta(self.mixup, self.mixup)), None)
         lam = float(random.beta(self.cutmix, self.cutmix))
-        return cut_box(lam, int(random.integers(height)), int(random.integers(width)), height, width)
+        return cutmix_bbox(lam, int(random.integers(height)), int(random.integers(width)), height, width)
 
     def __call__(self, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
         """Mix a batch; ``images`` is changed in place.
@@ -103,12 +103,12 @@ class BatchMixer:
         return mix_images(images, mix), mix_targets(targets, mix.lam, self.num_classes)
 
 
-def cut_box(lam: float, centre_y: int, centre_x: int, height: int, width: int) -> Mix:
-    """The CutMix rectangle of area (1 - lam) around a centre, clipped to the image, with lambda corrected."""
+def cutmix_bbox(lam: float, center_y: int, center_x: int, height: int, width: int) -> Mix:
+    """The CutMix rectangle of area (1 - lam) around a center, clipped to the image, with lambda corrected."""
     ratio = np.sqrt(1.0 - lam)
     cut_height, cut_width = int(height * ratio), int(width * ratio)
-    top, bottom = max(centre_y - cut_height // 2, 0), min(centre_y + (cut_height + 1) // 2, height)
-    left, right = max(centre_x - cut_width // 2, 0), min(centre_x + (cut_width + 1) // 2, width)
+    top, bottom = max(center_y - cut_height // 2, 0), min(center_y + (cut_height + 1) // 2, height)
+    left, right = max(center_x - cut_width // 2, 0), min(center_x + (cut_width + 1) // 2, width)
     return Mix(1.0 - (bottom - top) * (right - left) / float(height * width), (top, bottom, left, right))
 
 

@@ -1,4 +1,4 @@
-"""A layer: one drawn operation and its argument for every image; policies draw layers, the device applies them."""
+"""One drawn operation with its argument for every image of a batch: policies draw them, the executor applies them."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Operation(IntEnum):
     EQUALIZE = 2  # no argument
     INVERT = 3  # no argument
     POSTERIZE = 4  # bits kept
-    SOLARIZE = 5  # grey level from which values are inverted
-    SOLARIZE_ADD = 6  # grey levels added to values below 128
+    SOLARIZE = 5  # gray level from which values are inverted
+    SOLARIZE_ADD = 6  # gray levels added to values below 128
     BRIGHTNESS = 7  # factor, 1 is no change
     CONTRAST = 8  # factor, 1 is no change
-    COLOR = 9  # factor, 0 is grey, 1 is no change
+    COLOR = 9  # factor, 0 is gray, 1 is no change
     SHARPNESS = 10  # factor, 0 is smooth, 1 is no change
     GAUSSIAN_BLUR = 11  # standard deviation in pixels, at most 2
     ROTATE = 12  # degrees, counter-clockwise
@@ -29,7 +29,7 @@ class Operation(IntEnum):
     TRANSLATE_Y = 16  # fraction of the height
 
 
-class Layer(NamedTuple):
+class OpBatch(NamedTuple):
     """One operation an image.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Applies a drawn layer to a batch on the device: grouped by operation on the host, each group at once."""
+"""Applies drawn operations to a batch on the device: grouped by operation on the host, each group at once."""
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.data.augment import color_ops, filter_ops, geometry_ops
-from vitaos.data.augment.op_batch import Layer, Operation
-from vitaos.data.augment.staging import Parcel
+from vitaos.data.augment.op_batch import OpBatch, Operation
+from vitaos.data.augment.staging import StagingBuffer
 
 # On the CPU a group is worked through in pieces that stay in cache; on a GPU at once.
 _CPU_PIECE_VALUES: Final = 1 << 18
@@ -25,13 +25,13 @@ _TABLES: Final = (
 
 
 class Group(NamedTuple):
-    """Images of a batch that share a kernel, with the parcel tickets of what it needs.
+    """Images of a batch that share a kernel, with the staging handles of what it needs.
 
     Attributes:
         kernel: takes (images, *parameters, *shared), returns images.
-        images: ticket of the (n,) numbers of the images.
-        parameters: tickets of arrays with one row an image.
-        shared: tickets of arrays that all images share.
+        images: handle of the (n,) numbers of the images.
+        parameters: handles of arrays with one row an image.
+        shared: handles of arrays that all images share.
         size: n.
     """
 
@@ -42,46 +42,50 @@ class Group(NamedTuple):
     size: int
 
 
-class LayerRunner:
-    """Plans layers on the host and runs them on the device.
+class OpExecutor:
+    """Plans operations on the host and runs them on the device.
 
     Args:
-        fill: (3,) uint8, the colour of what geometric operations bring in from outside.
+        fill: (3,) uint8, the color of what geometric operations bring in from outside.
     """
 
     def __init__(self, fill: NDArray[np.uint8]) -> None:
         self.fill = fill
 
-    def plan(self, parcel: Parcel, layers: list[Layer], height: int, width: int) -> list[Group]:
-        """Group the images of each layer and put what the kernels need into the parcel."""
-        fill = parcel.add(self.fill)
-        return [group for layer in layers for group in self._plan_layer(parcel, layer, fill, height, width)]
+    def plan(self, staging: StagingBuffer, op_batches: list[OpBatch], height: int, width: int) -> list[Group]:
+        """Group the images by operation and stage what the kernels need."""
+        fill = staging.add(self.fill)
+        return [
+            group for op_batch in op_batches for group in self._plan_op_batch(staging, op_batch, fill, height, width)
+        ]
 
-    def _plan_layer(self, parcel: Parcel, layer: Layer, fill: int, height: int, width: int) -> list[Group]:
+    def _plan_op_batch(
+        self, staging: StagingBuffer, op_batch: OpBatch, fill: int, height: int, width: int
+    ) -> list[Group]:
         groups: list[Group] = []
 
         def add(
             kernel: Callable[..., Tensor],
             operations: tuple[Operation, ...],
-            parameters: Callable[[Layer], tuple[NDArray[Any], ...]],
+            parameters: Callable[[OpBatch], tuple[NDArray[Any], ...]],
             shared: tuple[int, ...] = (),
         ) -> None:
-            here = np.flatnonzero(np.isin(layer.operations, operations))
+            here = np.flatnonzero(np.isin(op_batch.operations, operations))
             if len(here):
-                arrays = parameters(Layer(layer.operations[here], layer.arguments[here]))
-                tickets = tuple(parcel.add(array) for array in arrays)
-                groups.append(Group(kernel, parcel.add(here), tickets, shared, len(here)))
+                arrays = parameters(OpBatch(op_batch.operations[here], op_batch.arguments[here]))
+                handles = tuple(staging.add(array) for array in arrays)
+                groups.append(Group(kernel, staging.add(here), handles, shared, len(here)))
 
-        def factors(part: Layer) -> tuple[NDArray[Any], ...]:
+        def factors(part: OpBatch) -> tuple[NDArray[Any], ...]:
             return (part.arguments.astype(np.float32),)
 
-        def rows(part: Layer) -> tuple[NDArray[Any], ...]:
+        def rows(part: OpBatch) -> tuple[NDArray[Any], ...]:
             return _shifts(part, Operation.SHEAR_X, extent=width, lines=height)
 
-        def columns(part: Layer) -> tuple[NDArray[Any], ...]:
+        def columns(part: OpBatch) -> tuple[NDArray[Any], ...]:
             return _shifts(part, Operation.SHEAR_Y, extent=height, lines=width)
 
-        def turns(part: Layer) -> tuple[NDArray[Any], ...]:
+        def turns(part: OpBatch) -> tuple[NDArray[Any], ...]:
             return (geometry_ops.rotation_matrices(part.arguments, height, width),)
 
         add(color_ops.apply_tables, _TABLES, lambda part: (color_ops.host_tables(part),))
@@ -100,18 +104,18 @@ class LayerRunner:
         add(geometry_ops.rotate, (Operation.ROTATE,), turns, (fill,))
         return groups
 
-    def run(self, images: Tensor, groups: list[Group], arrived: list[Tensor]) -> Tensor:
+    def run(self, images: Tensor, groups: list[Group], device_tensors: list[Tensor]) -> Tensor:
         """Apply planned groups in order, in place.
 
         Args:
             images: uint8 (B, 3, H, W).
             groups: the plan.
-            arrived: the parcel on the device of the images.
+            device_tensors: the staged arrays on the device of the images.
         """
         for group in groups:
-            index = arrived[group.images]
-            parameters = [arrived[ticket] for ticket in group.parameters]
-            shared = [arrived[ticket] for ticket in group.shared]
+            index = device_tensors[group.images]
+            parameters = [device_tensors[handle] for handle in group.parameters]
+            shared = [device_tensors[handle] for handle in group.shared]
             for piece in _pieces(group.size, images):
                 chosen = index[piece]
                 changed = group.kernel(take_images(images, chosen), *(p[piece] for p in parameters), *shared)
@@ -121,21 +125,21 @@ class LayerRunner:
 
 def take_images(images: Tensor, index: Tensor) -> Tensor:
     """Copies of some images of a contiguous uint8 batch."""
-    return _words(images).index_select(0, index).view(torch.uint8).view(-1, *images.shape[1:])
+    return _as_int64(images).index_select(0, index).view(torch.uint8).view(-1, *images.shape[1:])
 
 
 def put_images(images: Tensor, index: Tensor, changed: Tensor) -> None:
     """Write images back to their places, in place."""
-    _words(images).index_copy_(0, index, _words(changed.contiguous()))
+    _as_int64(images).index_copy_(0, index, _as_int64(changed.contiguous()))
 
 
-def _words(images: Tensor) -> Tensor:
+def _as_int64(images: Tensor) -> Tensor:
     """(B, n) view of whole images, eight bytes an element where they divide: copies are several times faster."""
     flat = images.view(images.shape[0], -1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
 
-def _shifts(part: Layer, shear: Operation, *, extent: int, lines: int) -> tuple[NDArray[Any], ...]:
+def _shifts(part: OpBatch, shear: Operation, *, extent: int, lines: int) -> tuple[NDArray[Any], ...]:
     """Whole and fractional shift of every line for images that are sheared or translated along one axis."""
     sheared = part.operations == shear
     slope = np.where(sheared, part.arguments, 0.0)
@@ -150,13 +154,13 @@ def _pieces(size: int, images: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, size, step)]
 
 
-def mean_colour(mean: tuple[float, float, float]) -> NDArray[np.uint8]:
-    """The mean of the data set in grey levels, with which timm fills what comes from outside."""
+def mean_color(mean: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """The mean of the data set in gray levels, with which timm fills what comes from outside."""
     return np.array([min(255, round(255 * value)) for value in mean], np.uint8)
 
 
-def apply_layer(images: Tensor, layer: Layer, fill: NDArray[np.uint8]) -> Tensor:
-    """One layer on a copy of uint8 (B, 3, H, W) images; for tests and for looking at single operations."""
-    runner, parcel = LayerRunner(fill), Parcel()
-    groups = runner.plan(parcel, [layer], images.shape[-2], images.shape[-1])
-    return runner.run(images.clone(memory_format=torch.contiguous_format), groups, parcel.send(images.device))
+def apply_op_batch(images: Tensor, op_batch: OpBatch, fill: NDArray[np.uint8]) -> Tensor:
+    """One operation an image on a copy of uint8 (B, 3, H, W) images; for tests and for looking at single operations."""
+    executor, staging = OpExecutor(fill), StagingBuffer()
+    groups = executor.plan(staging, [op_batch], images.shape[-2], images.shape[-1])
+    return executor.run(images.clone(memory_format=torch.contiguous_format), groups, staging.send(images.device))

@@ -1,12 +1,11 @@
-"""Augmentation of whole batches on the device: flip, RandAugment or colour jitter, normalise, erase, mix.
+"""Augmentation of whole batches on the device: flip, RandAugment or color jitter, normalize, erase, mix.
 
 The order is that of timm's training pipeline after the random crop, which the loader has done. uint8 images go in,
-normalised ones come out. Every draw of an image is a function of (seed, epoch, position in the global order), every
+normalized ones come out. Every draw of an image is a function of (seed, epoch, position in the global order), every
 draw of a step of (seed, global step); all are made on the host with NumPy and travel to the device in one copy, so
 nothing here waits for the device.
 """
 
-import warnings
 from typing import Final
 
 import numpy as np
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from vitaos.batch import Batch
 from vitaos.counter_rng import uniforms
-from vitaos.data.augment import streams
+from vitaos.data.augment import rng_streams
 from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
 from vitaos.data.augment.erasing import RandomErasing
 from vitaos.data.augment.mixup import BatchMixer
-from vitaos.data.augment.op_batch import Layer
-from vitaos.data.augment.op_executor import LayerRunner, mean_colour, put_images, take_images
+from vitaos.data.augment.op_batch import OpBatch
+from vitaos.data.augment.op_executor import OpExecutor, mean_color, put_images, take_images
 from vitaos.data.augment.randaugment import RandAugment, parse_randaugment
-from vitaos.data.augment.staging import Parcel
+from vitaos.data.augment.staging import StagingBuffer
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -47,7 +46,7 @@ class Normalizer:
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) to a new normalised tensor of the chosen type and memory format."""
+        """uint8 (B, 3, H, W) to a new normalized tensor of the chosen type and memory format."""
         if images.device not in self._placed:
             self._placed[images.device] = (self._scale.to(images.device), self._shift.to(images.device))
         scale, shift = self._placed[images.device]
@@ -58,7 +57,7 @@ class Normalizer:
 
 
 class EvalNormalize:
-    """The evaluation transform: uint8 images are normalised, floating ones taken as normalised by the loader.
+    """The evaluation transform: uint8 images are normalized, floating ones taken as normalized by the loader.
 
     Args:
         mean: mean of each channel in 0..1.
@@ -78,7 +77,7 @@ class EvalNormalize:
         self._normalize = Normalizer(mean, std, dtype, channels_last=channels_last)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 or normalised floating images to normalised ones of the chosen type."""
+        """(B, 3, H, W) uint8 or normalized floating images to normalized ones of the chosen type."""
         if not images.is_floating_point():
             return self._normalize(images)
         layout = torch.channels_last if self._normalize.channels_last else torch.contiguous_format
@@ -86,7 +85,7 @@ class EvalNormalize:
 
 
 class MixOnly:
-    """For batches that timm's CPU workers have augmented and normalised: mixup and CutMix alone.
+    """For batches that timm's CPU workers have augmented and normalized: mixup and CutMix alone.
 
     Args are those of :class:`DeviceAugment` that concern mixing and the form of the result.
     """
@@ -115,15 +114,15 @@ class MixOnly:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Mix a batch of normalised floating images; the batch itself is left as it was.
+        """Mix a batch of normalized floating images; the batch itself is left as it was.
 
         Raises:
-            ValueError: for uint8 images, which have not been normalised.
+            ValueError: for uint8 images, which have not been normalized.
         """
         del epoch  # mixing follows the global step alone
         if not batch.images.is_floating_point():
             raise ValueError(
-                "augment=timm expects images that the loader has normalised, but got uint8; use augment=device for them"
+                "augment=timm expects images that the loader has normalized, but got uint8; use augment=device for them"
             )
         images = batch.images.to(self.dtype, copy=self.mixer.enabled, memory_format=self.layout)
         return self.mixer(images, batch.targets, step=step)
@@ -144,7 +143,7 @@ class DeviceAugment:
         erasing, erasing_mode, erasing_count: chance, filling ("pixel", "rand", "const") and most rectangles an image.
         mixup, cutmix: Beta parameters, 0 for off; mix_probability: chance that a step is mixed; mix_switch: chance of
             CutMix where both are on.
-        three_augment: DeiT III's choice of greyscale, solarize or blur, before the colour jitter (0.3 there).
+        three_augment: DeiT III's choice of grayscale, solarize or blur, before the color jitter (0.3 there).
         dtype: floating type of the images given out.
         channels_last: give them that memory format.
 
@@ -180,7 +179,7 @@ class DeviceAugment:
         self.seed = seed
         self.hflip = hflip
         self.policies = _policies(randaugment, color_jitter, three_augment)
-        self.runner = LayerRunner(mean_colour(mean))
+        self.executor = OpExecutor(mean_color(mean))
         self.normalize = Normalizer(mean, std, dtype, channels_last=channels_last)
         self.eraser = RandomErasing(seed=seed, probability=erasing, mode=erasing_mode, count=erasing_count)
         self.mixer = BatchMixer(
@@ -201,32 +200,32 @@ class DeviceAugment:
             step: global step, counted over the whole run.
 
         Returns:
-            (B, 3, H, W) normalised images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
+            (B, 3, H, W) normalized images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
         """
         self._check(batch)
         positions = host_positions(batch.positions)
-        parcel = Parcel()
-        flips = self._plan_flips(parcel, epoch, positions)
-        groups = self.runner.plan(parcel, self.draw_layers(epoch, positions), self.height, self.width)
-        boxes = self.eraser.plan(parcel, epoch, positions, self.height, self.width)
-        arrived = parcel.send(batch.images.device)
+        staging = StagingBuffer()
+        flips = self._plan_flips(staging, epoch, positions)
+        groups = self.executor.plan(staging, self.draw_op_batches(epoch, positions), self.height, self.width)
+        boxes = self.eraser.plan(staging, epoch, positions, self.height, self.width)
+        device_tensors = staging.send(batch.images.device)
 
         images = batch.images.clone(memory_format=torch.contiguous_format)
         if flips is not None:
-            put_images(images, arrived[flips], take_images(images, arrived[flips]).flip(-1))
-        images = self.normalize(self.runner.run(images, groups, arrived))
-        images = self.eraser.apply(images, boxes, arrived)
+            put_images(images, device_tensors[flips], take_images(images, device_tensors[flips]).flip(-1))
+        images = self.normalize(self.executor.run(images, groups, device_tensors))
+        images = self.eraser.apply(images, boxes, device_tensors)
         return self.mixer(images, batch.targets, step=step)
 
-    def draw_layers(self, epoch: int, positions: NDArray[np.int64]) -> list[Layer]:
-        """The colour and geometry operations of the images at these positions."""
-        return [layer for policy in self.policies for layer in policy.draw(self.seed, epoch, positions)]
+    def draw_op_batches(self, epoch: int, positions: NDArray[np.int64]) -> list[OpBatch]:
+        """The color and geometry operations of the images at these positions."""
+        return [op_batch for policy in self.policies for op_batch in policy.draw(self.seed, epoch, positions)]
 
-    def _plan_flips(self, parcel: Parcel, epoch: int, positions: NDArray[np.int64]) -> int | None:
+    def _plan_flips(self, staging: StagingBuffer, epoch: int, positions: NDArray[np.int64]) -> int | None:
         if self.hflip == 0:
             return None
-        flipped = np.flatnonzero(uniforms(self.seed, epoch, positions, streams.FLIP, 1)[:, 0] < self.hflip)
-        return parcel.add(flipped) if len(flipped) else None
+        flipped = np.flatnonzero(uniforms(self.seed, epoch, positions, rng_streams.FLIP, 1)[:, 0] < self.hflip)
+        return staging.add(flipped) if len(flipped) else None
 
     def _check(self, batch: Batch) -> None:
         images = batch.images
@@ -238,14 +237,14 @@ class DeviceAugment:
 
 
 def host_positions(positions: Tensor) -> NDArray[np.int64]:
-    """Positions as a NumPy array; they should be on the CPU, for a copy from a device makes the host wait."""
+    """Positions as a NumPy array.
+
+    Raises:
+        ValueError: for positions on a device, for which every step would wait.
+    """
     if positions.device.type != "cpu":
-        warnings.warn(
-            "batch.positions is on the device, so every step waits for it: leave positions on the CPU",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return positions.cpu().numpy()
+        raise ValueError(f"batch.positions must stay on the CPU, but they are on {positions.device}")
+    return positions.numpy()
 
 
 def _policies(

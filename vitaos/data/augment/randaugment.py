@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.counter_rng import normals, uniforms
-from vitaos.data.augment import streams
-from vitaos.data.augment.op_batch import Layer, Operation
+from vitaos.data.augment import rng_streams
+from vitaos.data.augment.op_batch import OpBatch, Operation
 
 Levels = NDArray[np.float64]
 LevelFunction = Callable[[Levels, Levels], Levels]
@@ -163,13 +163,13 @@ class RandAugment:
     operations: tuple[str, ...] = PLAIN
     weights: tuple[float, ...] | None = None
 
-    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[Layer]:
-        """The layers of a batch: choices, magnitudes, signs, all functions of (seed, epoch, position)."""
+    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> list[OpBatch]:
+        """The operations of a batch: choices, magnitudes, signs, all functions of (seed, epoch, position)."""
         count = self.layers
         choice = self._choose(seed, epoch, positions)
-        applied = uniforms(seed, epoch, positions, streams.APPLY, count) <= self.probability
+        applied = uniforms(seed, epoch, positions, rng_streams.APPLY, count) <= self.probability
         level = self._levels(seed, epoch, positions)
-        sign = np.where(uniforms(seed, epoch, positions, streams.SIGN, count) > 0.5, -1.0, 1.0)
+        sign = np.where(uniforms(seed, epoch, positions, rng_streams.SIGN, count) > 0.5, -1.0, 1.0)
         operations = np.zeros(choice.shape, np.int64)
         arguments = np.zeros(choice.shape)
         for number, name in enumerate(self.operations):
@@ -177,16 +177,16 @@ class RandAugment:
             operation, level_function = LEVELS[name]
             operations[here] = operation
             arguments[here] = level_function(level[here], sign[here])
-        return [Layer(operations[:, i], arguments[:, i]) for i in range(count)]
+        return [OpBatch(operations[:, i], arguments[:, i]) for i in range(count)]
 
     def _choose(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B, layers) numbers of the chosen operations."""
         size = len(self.operations)
         if self.weights is None:
-            draws = uniforms(seed, epoch, positions, streams.OPERATION, self.layers)
+            draws = uniforms(seed, epoch, positions, rng_streams.OPERATION, self.layers)
             return (draws * size).astype(np.int64)
         # The largest of log weight + Gumbel noise, in order: successive sampling without replacement.
-        draws = uniforms(seed, epoch, positions, streams.OPERATION, size)
+        draws = uniforms(seed, epoch, positions, rng_streams.OPERATION, size)
         keys = np.log(np.asarray(self.weights)) - np.log(-np.log(np.maximum(draws, 1e-300)))
         return np.argsort(-keys, axis=1, kind="stable")[:, : self.layers].astype(np.int64)
 
@@ -196,10 +196,10 @@ class RandAugment:
         if self.magnitude_std == 0:
             level = np.full(shape, self.magnitude)
         elif np.isinf(self.magnitude_std):
-            level = self.magnitude * uniforms(seed, epoch, positions, streams.MAGNITUDE, self.layers)
+            level = self.magnitude * uniforms(seed, epoch, positions, rng_streams.MAGNITUDE, self.layers)
         else:
             level = self.magnitude + self.magnitude_std * normals(
-                seed, epoch, positions, streams.MAGNITUDE, self.layers
+                seed, epoch, positions, rng_streams.MAGNITUDE, self.layers
             )
         return np.clip(level, 0.0, self.magnitude_max)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 _ALIGNMENT: Final = 16
 
 
-class Parcel:
+class StagingBuffer:
     """Arrays collected on the host, sent together.
 
-    ``add`` returns a ticket; ``send(device)[ticket]`` is the array as a tensor there. For a CUDA device the arrays
+    ``add`` returns a handle; ``send(device)[handle]`` is the array as a tensor there. For a CUDA device the arrays
     travel in one non-blocking copy out of pinned memory and come back as views of one buffer.
     """
 
@@ -21,12 +21,12 @@ class Parcel:
         self._arrays: list[NDArray[Any]] = []
 
     def add(self, array: NDArray[Any]) -> int:
-        """Put an array in; returns its ticket."""
+        """Put an array in; returns its handle."""
         self._arrays.append(np.ascontiguousarray(array))
         return len(self._arrays) - 1
 
     def send(self, device: torch.device) -> list[Tensor]:
-        """All arrays as tensors on ``device``, in the order of their tickets."""
+        """All arrays as tensors on ``device``, in the order of their handles."""
         if device.type == "cpu":
             return [torch.from_numpy(array) for array in self._arrays]
         return self._send_packed(device)
@@ -41,8 +41,8 @@ class Parcel:
         for start, array in zip(starts, self._arrays, strict=True):
             room[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
         # The caching allocator keeps a pinned block from reuse until the copy that reads it has run.
-        arrived = buffer.to(device, non_blocking=True)
+        device_tensors = buffer.to(device, non_blocking=True)
         return [
-            arrived[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+            device_tensors[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
             for start, array in zip(starts, self._arrays, strict=True)
         ]

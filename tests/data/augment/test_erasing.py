@@ -11,15 +11,15 @@ from scipy import stats
 from timm.data import random_erasing as timm_erasing
 from torch import Tensor
 
-from vitaos.counter_rng import _finalise
-from vitaos.data.augment.erasing import RandomErasing, hash_words, normal_quantiles
-from vitaos.data.augment.staging import Parcel
+from vitaos.counter_rng import _finalize
+from vitaos.data.augment.erasing import RandomErasing, hash_bits, normal_quantiles
+from vitaos.data.augment.staging import StagingBuffer
 
 IMAGES = 12_000
 
 
-class Notebook:
-    """Stands for an image in timm's code and notes the slices that are assigned to."""
+class RecordingImage:
+    """Stands for an image in timm's code and records the slices that are assigned to."""
 
     def __init__(self) -> None:
         self.boxes: list[tuple[int, int, int, int]] = []
@@ -34,17 +34,17 @@ def timm_boxes(size: int, **settings: object) -> tuple[NDArray[np.int64], int]:
     eraser = timm_erasing.RandomErasing(mode="const", device="cpu", **settings)
     boxes, erased = [], 0
     for _ in range(IMAGES):
-        note = Notebook()
-        eraser._erase(note, 3, size, size, torch.float32)
-        boxes += note.boxes
-        erased += bool(note.boxes)
+        image = RecordingImage()
+        eraser._erase(image, 3, size, size, torch.float32)
+        boxes += image.boxes
+        erased += bool(image.boxes)
     return np.array(boxes), erased
 
 
 def erase(eraser: RandomErasing, images: Tensor, positions: list[int], epoch: int = 0) -> Tensor:
-    parcel = Parcel()
-    boxes = eraser.plan(parcel, epoch, np.array(positions), images.shape[2], images.shape[3])
-    return eraser.apply(images.clone(), boxes, parcel.send(images.device))
+    staging = StagingBuffer()
+    boxes = eraser.plan(staging, epoch, np.array(positions), images.shape[2], images.shape[3])
+    return eraser.apply(images.clone(), boxes, staging.send(images.device))
 
 
 @pytest.mark.parametrize(("size", "count"), [(224, 1), (16, 1), (64, 3)])
@@ -110,9 +110,9 @@ def test_modes() -> None:
     images = torch.full((8, 3, 32, 32), 5.0)
     flat = erase(RandomErasing(seed=0, probability=1.0, mode="const"), images, list(range(8)))
     assert set(flat.unique().tolist()) == {0.0, 5.0}
-    colours = erase(RandomErasing(seed=0, probability=1.0, mode="rand"), images, list(range(8)))
-    assert all(len(image[channel].unique()) == 2 for image in colours for channel in range(3))
-    assert len(colours.unique()) == 8 * 3 + 1
+    colors = erase(RandomErasing(seed=0, probability=1.0, mode="rand"), images, list(range(8)))
+    assert all(len(image[channel].unique()) == 2 for image in colors for channel in range(3))
+    assert len(colors.unique()) == 8 * 3 + 1
     assert torch.equal(erase(RandomErasing(seed=0, probability=0.0), images, list(range(8))), images)
 
 
@@ -120,8 +120,8 @@ def test_hash_is_splitmix_in_unsigned_arithmetic() -> None:
     keys = np.array([0, 1, 2**63 + 11, 2**64 - 1], np.uint64)
     counters = np.array([0, 5, 50175, 2**40], np.uint64)
     with np.errstate(over="ignore"):
-        expected = _finalise(keys + counters * np.uint64(0x9E3779B97F4A7C15))
-    got = hash_words(torch.from_numpy(keys.view(np.int64)), torch.from_numpy(counters.view(np.int64)))
+        expected = _finalize(keys + counters * np.uint64(0x9E3779B97F4A7C15))
+    got = hash_bits(torch.from_numpy(keys.view(np.int64)), torch.from_numpy(counters.view(np.int64)))
     assert got.numpy().view(np.uint64).tolist() == expected.tolist()
 
 

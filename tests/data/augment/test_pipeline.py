@@ -15,7 +15,7 @@ from vitaos.data.augment.pipeline import (
     EvalNormalize,
     MixOnly,
 )
-from vitaos.data.augment.staging import Parcel
+from vitaos.data.augment.staging import StagingBuffer
 
 SETTINGS = {"img_size": 32, "num_classes": 10, "seed": 4}
 NO_MIX = {"mixup": 0.0, "cutmix": 0.0}
@@ -30,7 +30,7 @@ def images(crops: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(crops[:24, :32, :32]).permute(0, 3, 1, 2).contiguous()
 
 
-def test_recipe_gives_normalised_images_and_mixed_targets(images: Tensor) -> None:
+def test_recipe_gives_normalized_images_and_mixed_targets(images: Tensor) -> None:
     before = images.clone()
     out, targets = DeviceAugment(**SETTINGS)(batch_of(images, range(24)), epoch=0, step=0)
     assert out.shape == images.shape
@@ -88,13 +88,13 @@ def test_flips_and_nothing_else(images: Tensor) -> None:
     assert torch.equal(never(batch_of(many[:9], range(9)), epoch=0, step=0)[0], plain.expand(9, -1, -1, -1))
 
 
-def test_normalisation_is_timms(images: Tensor) -> None:
+def test_normalization_is_timms(images: Tensor) -> None:
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     expected = (images.float() / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     torch.testing.assert_close(EvalNormalize(IMAGENET_MEAN, IMAGENET_STD)(images), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_evaluation_leaves_normalised_images_as_they_are() -> None:
+def test_evaluation_leaves_normalized_images_as_they_are() -> None:
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(EvalNormalize()(images), images)
     half = EvalNormalize(dtype=torch.bfloat16, channels_last=True)(images)
@@ -113,9 +113,9 @@ def test_type_and_memory_format_of_the_result(images: Tensor, dtype: torch.dtype
     torch.testing.assert_close(out.float(), plain, atol=0.05, rtol=0.02)
 
 
-def test_colour_jitter_acts_only_without_randaugment() -> None:
+def test_color_jitter_acts_only_without_randaugment() -> None:
     def operations(**settings: object) -> set[int]:
-        layers = DeviceAugment(**SETTINGS, **settings).draw_layers(0, np.arange(500))
+        layers = DeviceAugment(**SETTINGS, **settings).draw_op_batches(0, np.arange(500))
         return {int(o) for layer in layers for o in layer.operations}
 
     jittered = {Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR}
@@ -129,16 +129,16 @@ def test_colour_jitter_acts_only_without_randaugment() -> None:
 
 
 def test_mix_only_mixes_as_the_device_engine_does(images: Tensor) -> None:
-    normalised = EvalNormalize()(images)
-    kept = normalised.clone()
+    normalized = EvalNormalize()(images)
+    kept = normalized.clone()
     device = DeviceAugment(**SETTINGS, hflip=0.0, randaugment=None, color_jitter=None, erasing=0.0)
     timm = MixOnly(num_classes=10, seed=4)
     for step in range(4):
         expected = device(batch_of(images, range(24)), epoch=0, step=step)
-        got = timm(batch_of(normalised, range(24)), epoch=0, step=step)
+        got = timm(batch_of(normalized, range(24)), epoch=0, step=step)
         torch.testing.assert_close(got[0], expected[0])
         assert torch.equal(got[1], expected[1])
-        assert torch.equal(normalised, kept)
+        assert torch.equal(normalized, kept)
 
 
 def test_errors_name_what_is_wrong(images: Tensor) -> None:
@@ -155,10 +155,10 @@ def test_errors_name_what_is_wrong(images: Tensor) -> None:
 
 
 def test_packed_parcel_arrives_whole() -> None:
-    parcel = Parcel()
+    staging = StagingBuffer()
     arrays = [np.arange(5), np.float32([[1.5, 2.5]]), np.zeros((3, 7), np.uint8), np.float64([0.1])]
-    tickets = [parcel.add(array) for array in arrays]
-    arrived = parcel._send_packed(torch.device("cpu"))
-    for ticket, array in zip(tickets, arrays, strict=True):
-        assert np.array_equal(arrived[ticket].numpy(), array)
-        assert arrived[ticket].numpy().dtype == array.dtype
+    handles = [staging.add(array) for array in arrays]
+    device_tensors = staging._send_packed(torch.device("cpu"))
+    for handle, array in zip(handles, arrays, strict=True):
+        assert np.array_equal(device_tensors[handle].numpy(), array)
+        assert device_tensors[handle].numpy().dtype == array.dtype

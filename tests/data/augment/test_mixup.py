@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from timm.data import mixup as timm_mixup
 
-from vitaos.data.augment.mixup import BatchMixer, Mix, cut_box, mix_images, mix_targets
+from vitaos.data.augment.mixup import BatchMixer, Mix, cutmix_bbox, mix_images, mix_targets
 
 STEPS = 8000
 
@@ -57,7 +57,7 @@ def test_pixels_and_targets_equal_timms_at_the_same_draw(
 ) -> None:
     images = torch.randn(batch, 3, 20, 28)
     targets = torch.randint(0, 7, (batch,))
-    mix = cut_box(0.4, 3, 20, 20, 28) if use_cutmix else Mix(0.37, None)
+    mix = cutmix_bbox(0.4, 3, 20, 20, 28) if use_cutmix else Mix(0.37, None)
     theirs = timm_mixup.Mixup(0.8, 1.0, label_smoothing=0.0, num_classes=7)
     monkeypatch.setattr(theirs, "_params_per_batch", lambda: (0.4 if use_cutmix else 0.37, use_cutmix))
     box = (mix.box[0], mix.box[1], mix.box[2], mix.box[3]) if mix.box else None
@@ -71,10 +71,10 @@ def test_boxes_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     for _ in range(200):
         lam, y, x = random.random(), int(random.integers(20)), int(random.integers(28))
-        centres = iter((y, x))
-        monkeypatch.setattr(np.random, "randint", lambda *_, centres=centres, **__: next(centres))
+        centers = iter((y, x))
+        monkeypatch.setattr(np.random, "randint", lambda *_, centers=centers, **__: next(centers))
         (top, bottom, left, right), expected = timm_mixup.cutmix_bbox_and_lam((2, 3, 20, 28), lam)
-        mix = cut_box(lam, y, x, 20, 28)
+        mix = cutmix_bbox(lam, y, x, 20, 28)
         assert mix.box == (top, bottom, left, right)
         assert mix.lam == pytest.approx(expected)
 
@@ -83,7 +83,7 @@ def test_boxes_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [8, 96])
 def test_any_batch_size_pairs_with_its_mirror(batch: int, size: int) -> None:
     images = torch.randn(batch, 3, size, size)
-    for mix in (Mix(0.3, None), cut_box(0.5, 4, 4, size, size)):
+    for mix in (Mix(0.3, None), cutmix_bbox(0.5, 4, 4, size, size)):
         out = mix_images(images.clone(), mix)
         if mix.box is None:
             expected = images * 0.3 + images.flip(0) * 0.7

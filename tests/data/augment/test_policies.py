@@ -1,4 +1,4 @@
-"""Config strings, choices and magnitudes against timm's own; colour jitter against torchvision; three-augment."""
+"""Config strings, choices and magnitudes against timm's own; color jitter against torchvision; three-augment."""
 
 import math
 import random
@@ -32,7 +32,7 @@ def our_decisions(config: str) -> tuple[dict[Operation, NDArray[np.float64]], in
 
 
 def timm_decisions(config: str) -> tuple[dict[Operation, NDArray[np.float64]], int]:
-    """The same of timm's own transform, its operations replaced by ones that take notes."""
+    """The same of timm's own transform, its operations replaced by ones that record their arguments."""
     random.seed(1)
     np.random.seed(1)
     transform = rand_augment_transform(config, {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC})
@@ -40,13 +40,13 @@ def timm_decisions(config: str) -> tuple[dict[Operation, NDArray[np.float64]], i
     for operation in transform.ops:
         name = operation.name
 
-        def note(image: object, *arguments: float, name: str = name, **_: object) -> object:
+        def record(image: object, *arguments: float, name: str = name, **_: object) -> object:
             seen[LEVELS[name][0]].append(
                 1.0 - arguments[0] if name == "Desaturate" else arguments[0] if arguments else 0.0
             )
             return image
 
-        operation.aug_fn = note
+        operation.aug_fn = record
     for _ in range(DECISIONS // transform.num_layers):
         transform(object())
     done = {op: np.array(values) for op, values in seen.items()}

@@ -38,7 +38,7 @@ def test_cuda_gives_the_images_of_the_cpu(crops: NDArray[np.uint8], settings: di
         on_cpu, _ = transform(batch_of(crops, "cpu"), epoch=epoch, step=epoch)
         on_gpu, _ = transform(batch_of(crops, "cuda"), epoch=epoch, step=epoch)
         difference = (on_gpu.cpu() - on_cpu).abs()
-        # A fused multiply-add may tip a grey level (1 / 255 / std); the second layer can widen that at steep tables.
+        # A fused multiply-add may tip a gray level (1 / 255 / std); the second layer can widen that at steep tables.
         assert (difference > 1e-4).float().mean().item() < 0.002
         assert difference.mean().item() < 1e-3
 

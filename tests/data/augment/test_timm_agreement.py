@@ -31,9 +31,9 @@ def test_device_and_timm_engines_agree_in_distribution(
     random.seed(0)
     torch.manual_seed(0)
     np.random.seed(0)
-    crop_and_flip, colour, finish = timm_stages(crops.shape[1], **theirs)
+    crop_and_flip, color, finish = timm_stages(crops.shape[1], **theirs)
     flip = crop_and_flip.transforms[1]
-    timm_views = torch.stack([finish(colour(flip(Image.fromarray(crop)))) for _ in range(VIEWS) for crop in crops])
+    timm_views = torch.stack([finish(color(flip(Image.fromarray(crop)))) for _ in range(VIEWS) for crop in crops])
     transform = DeviceAugment(img_size=crops.shape[1], num_classes=2, seed=0, mixup=0.0, cutmix=0.0, **ours)
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
     device_views = torch.cat(
@@ -50,7 +50,7 @@ def test_device_and_timm_engines_agree_in_distribution(
         assert mine.std().item() == pytest.approx(yours.std().item(), rel=0.04)
         for statistic in (lambda x: x.mean(1), lambda x: x.std(1), lambda x: (x[:, 1:] - x[:, :-1]).abs().mean(1)):
             assert stats.ks_2samp(statistic(mine).numpy(), statistic(yours).numpy()).pvalue > 1e-3
-        # Shares of all pixels below each grey level.
+        # Shares of all pixels below each gray level.
         edges = np.linspace(-4, 4, 65)
         shares = [np.histogram(x.numpy().ravel(), edges)[0].cumsum() / x.numel() for x in (mine, yours)]
         assert np.abs(shares[0] - shares[1]).max() < 0.025

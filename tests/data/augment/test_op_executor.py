@@ -10,8 +10,8 @@ from PIL import Image
 from timm.data import auto_augment as timm_augment
 
 from vitaos.data.augment import color_ops
-from vitaos.data.augment.op_batch import Layer, Operation
-from vitaos.data.augment.op_executor import apply_layer, mean_colour
+from vitaos.data.augment.op_batch import OpBatch, Operation
+from vitaos.data.augment.op_executor import apply_op_batch, mean_color
 
 PillowFunction = Callable[..., Image.Image]
 FILL = (124, 116, 104)
@@ -40,8 +40,8 @@ GEOMETRIC = [
 
 def ours(images: list[NDArray[np.uint8]], operation: Operation, argument: float | None) -> list[NDArray[np.int64]]:
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    layer = Layer(np.full(len(images), int(operation)), np.full(len(images), argument or 0.0))
-    out = apply_layer(batch, layer, np.array(FILL, np.uint8))
+    layer = OpBatch(np.full(len(images), int(operation)), np.full(len(images), argument or 0.0))
+    out = apply_op_batch(batch, layer, np.array(FILL, np.uint8))
     return list(out.permute(0, 2, 3, 1).numpy().astype(np.int64))
 
 
@@ -52,7 +52,7 @@ def theirs(image: NDArray[np.uint8], function: PillowFunction, argument: float |
 
 
 def hard_images() -> list[NDArray[np.uint8]]:
-    """What photographs leave out, at an odd size: one flat grey, noise, two values, a ramp."""
+    """What photographs leave out, at an odd size: one flat gray, noise, two values, a ramp."""
     random = np.random.default_rng(0)
     ramp = np.broadcast_to(np.arange(41)[None, :, None] * 6, (37, 41, 3))
     two = np.where(random.random((37, 41, 3)) < 0.01, 3, 250)
@@ -79,7 +79,7 @@ def test_geometric_operations_agree_with_pillow(
         for argument in arguments:
             for image, out in zip(images, ours(images, operation, argument), strict=True):
                 difference = np.abs(out - theirs(image, function, argument))
-                # Same kernel, same centres, same fill: only single against double precision may tip a fraction over.
+                # Same kernel, same centers, same fill: only single against double precision may tip a fraction over.
                 assert difference.max() <= 1, f"{operation.name}({argument}) is off by {difference.max()}"
                 assert (difference > 0).mean() < 0.01
 
@@ -98,8 +98,8 @@ def test_each_image_of_a_mixed_layer_gets_its_own_operation(photographs: list[ND
     cases = [(op, fn, args[-1]) for op, fn, args in EXACT + GEOMETRIC]
     batch = torch.from_numpy(np.stack([photographs[i % 2] for i in range(len(cases))])).permute(0, 3, 1, 2).contiguous()
     before = batch.clone()
-    layer = Layer(np.array([int(op) for op, _, _ in cases]), np.array([float(a or 0) for _, _, a in cases]))
-    out = apply_layer(batch, layer, np.array(FILL, np.uint8)).permute(0, 2, 3, 1).numpy().astype(np.int64)
+    layer = OpBatch(np.array([int(op) for op, _, _ in cases]), np.array([float(a or 0) for _, _, a in cases]))
+    out = apply_op_batch(batch, layer, np.array(FILL, np.uint8)).permute(0, 2, 3, 1).numpy().astype(np.int64)
     assert torch.equal(batch, before)
     for number, (operation, function, argument) in enumerate(cases):
         difference = np.abs(out[number] - theirs(photographs[number % 2], function, argument)).max()
@@ -113,5 +113,5 @@ def test_histograms_count_every_value() -> None:
     assert counts[1, 2].tolist() == torch.bincount(images[1, 2].flatten().long(), minlength=256).tolist()
 
 
-def test_fill_is_the_mean_colour_as_timm_rounds_it() -> None:
-    assert tuple(mean_colour((0.485, 0.456, 0.406))) == FILL
+def test_fill_is_the_mean_color_as_timm_rounds_it() -> None:
+    assert tuple(mean_color((0.485, 0.456, 0.406))) == FILL
