@@ -64,7 +64,7 @@ def measure_augment(
         batches: calls that are timed, each with other positions.
         warmup: calls before.
         threads: torch's threads while measuring; None leaves them.
-        settings: keywords of DeviceAugment that differ from the recipe, such as ``channels_last=True``.
+        settings: further keywords of DeviceAugment, such as ``channels_last=True``.
     """
     place = torch.device(device)
     images = torch.from_numpy(pieces(min(batch_size, 256), img_size)).permute(0, 3, 1, 2)

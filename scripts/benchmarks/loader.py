@@ -18,6 +18,7 @@ import torch
 
 from vitaos.batch import Batch
 from vitaos.data.augment.pipeline import DeviceAugment
+from vitaos.data.augment.settings import AugmentSettings, MixSettings
 from vitaos.data.crops import CropSettings
 from vitaos.data.ffcv.loader import FfcvTrainLoader
 from vitaos.data.ffcv.reader import native, open_beton
@@ -100,7 +101,7 @@ def measure_loader(
         for mode in modes
     }
     augment = DeviceAugment(
-        img_size=img_size, num_classes=1000, seed=0, randaugment=RANDAUGMENT, erasing=0.25, mixup=0.0, cutmix=0.0
+        AugmentSettings(randaugment=RANDAUGMENT), MixSettings(0.0, 0.0), img_size=img_size, num_classes=1000, seed=0
     )
     folder = scan_folder(source)
     order = TrainOrder(len(folder), min(batch_size, len(folder) // 2))

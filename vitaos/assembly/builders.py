@@ -19,6 +19,7 @@ from vitaos.assembly.fingerprint import TOGGLES
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader, Loaders, build_eval_loader, build_loaders
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
+from vitaos.data.augment.settings import AugmentSettings, MixSettings
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.optim import build_optimizer, check_optimizer, scaled_lr
@@ -128,27 +129,24 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
 def train_transform_of(config: TrainConfig, num_classes: int) -> DeviceAugment | MixOnly:
     """What happens to a training batch on the device."""
     recipe = config.recipe
-    mixing: dict[str, Any] = {
-        "num_classes": num_classes,
-        "seed": config.seed,
-        "mixup": recipe.mixup,
-        "cutmix": recipe.cutmix,
-        "mix_probability": recipe.mix_probability,
-        "mix_switch": recipe.mix_switch,
-        "channels_last": config.channels_last,
-    }
+    mix = MixSettings(recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch)
     if config.augment == "timm":
-        return MixOnly(**mixing)
+        return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)
     return DeviceAugment(
+        AugmentSettings(
+            hflip=recipe.hflip,
+            randaugment=recipe.randaugment,
+            color_jitter=recipe.color_jitter,
+            three_augment=recipe.three_augment,
+            erasing=recipe.erasing,
+            mean=_triple(config.data.mean),
+            std=_triple(config.data.std),
+        ),
+        mix,
         img_size=config.data.img_size,
-        mean=_triple(config.data.mean),
-        std=_triple(config.data.std),
-        hflip=recipe.hflip,
-        randaugment=recipe.randaugment,
-        color_jitter=recipe.color_jitter,
-        three_augment=recipe.three_augment,
-        erasing=recipe.erasing,
-        **mixing,
+        num_classes=num_classes,
+        seed=config.seed,
+        channels_last=config.channels_last,
     )
 
 

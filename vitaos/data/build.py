@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from vitaos.batch import Batch
+from vitaos.data.augment.settings import IMAGENET_MEAN, IMAGENET_STD
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.files import ImageFolder, scan_folder
@@ -18,8 +19,6 @@ from vitaos.data.splits import check_classes, resolve_paths
 
 Kind = Literal["folder", "ffcv", "digits"]
 KINDS: Final = ("folder", "ffcv", "digits")
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 class TrainLoader(Protocol):

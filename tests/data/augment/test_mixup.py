@@ -9,6 +9,7 @@ from scipy import stats
 from timm.data import mixup as timm_mixup
 
 from vitaos.data.augment.mixup import BatchMixer, Mix, cutmix_bbox, mix_images, mix_targets
+from vitaos.data.augment.settings import MixSettings
 
 STEPS = 8000
 
@@ -33,7 +34,9 @@ def draw_timm(mixer: timm_mixup.Mixup, size: int) -> tuple[list[float], list[flo
     [(0.8, 1.0, 1.0, 0.5), (0.2, 0.0, 0.7, 0.5), (0.0, 1.0, 1.0, 0.5), (0.8, 0.5, 0.9, 0.2)],
 )
 def test_draws_are_distributed_as_timms(mixup: float, cutmix: float, probability: float, switch: float) -> None:
-    mixer = BatchMixer(num_classes=10, seed=5, mixup=mixup, cutmix=cutmix, probability=probability, switch=switch)
+    mixer = BatchMixer(
+        MixSettings(mixup=mixup, cutmix=cutmix, probability=probability, switch=switch), num_classes=10, seed=5
+    )
     draws = [mixer.draw(step, 64, 64) for step in range(STEPS)]
     mixed = [d.lam for d in draws if d.box is None and d.lam != 1]
     cut = [d.lam for d in draws if d.box is not None]
@@ -110,9 +113,9 @@ def test_the_mix_follows_seed_and_step_alone() -> None:
 
 def test_targets_stay_indices_only_where_mixing_is_off() -> None:
     images, targets = torch.randn(2, 3, 4, 4), torch.tensor([0, 1])
-    off = BatchMixer(num_classes=3, seed=0, mixup=0.0, cutmix=0.0)
+    off = BatchMixer(MixSettings(mixup=0.0, cutmix=0.0), num_classes=3, seed=0)
     assert off(images, targets, step=0)[1] is targets
-    rare = BatchMixer(num_classes=3, seed=0, probability=1e-12)
+    rare = BatchMixer(MixSettings(probability=1e-12), num_classes=3, seed=0)
     _, dense = rare(images, targets, step=0)
     assert dense.tolist() == [[1, 0, 0], [0, 1, 0]]
 
@@ -120,4 +123,4 @@ def test_targets_stay_indices_only_where_mixing_is_off() -> None:
 @pytest.mark.parametrize("wrong", [{"mixup": -1.0}, {"cutmix": -0.1}, {"probability": 1.5}, {"switch": -0.5}])
 def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
-        BatchMixer(num_classes=3, seed=0, **wrong)
+        BatchMixer(MixSettings(**wrong), num_classes=3, seed=0)

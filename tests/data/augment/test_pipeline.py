@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from flat_settings import device_augment, mix_only
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.batch import Batch
 from vitaos.data.augment.op_batch import Operation
 from vitaos.data.augment.pipeline import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DeviceAugment,
     EvalNormalize,
-    MixOnly,
 )
+from vitaos.data.augment.settings import IMAGENET_MEAN, IMAGENET_STD
 from vitaos.data.augment.staging import StagingBuffer
 
 SETTINGS = {"img_size": 32, "num_classes": 10, "seed": 4}
@@ -32,7 +30,7 @@ def images(crops: NDArray[np.uint8]) -> Tensor:
 
 def test_recipe_gives_normalized_images_and_mixed_targets(images: Tensor) -> None:
     before = images.clone()
-    out, targets = DeviceAugment(**SETTINGS)(batch_of(images, range(24)), epoch=0, step=0)
+    out, targets = device_augment(**SETTINGS)(batch_of(images, range(24)), epoch=0, step=0)
     assert out.shape == images.shape
     assert out.dtype == torch.float32
     assert targets.shape == (24, 10)
@@ -45,7 +43,7 @@ def test_recipe_gives_normalized_images_and_mixed_targets(images: Tensor) -> Non
 @pytest.mark.parametrize("three_augment", [False, True])
 def test_an_image_gets_the_same_draws_in_any_batch(images: Tensor, three_augment: bool) -> None:
     settings = {"three_augment": True, "randaugment": None} if three_augment else {}
-    transform = DeviceAugment(**SETTINGS, **NO_MIX, erasing=0.5, **settings)
+    transform = device_augment(**SETTINGS, **NO_MIX, erasing=0.5, **settings)
     whole, targets = transform(batch_of(images, range(100, 124)), epoch=2, step=9)
     assert targets.dtype == torch.int64
     for ranks in (2, 3, 4):
@@ -53,7 +51,7 @@ def test_an_image_gets_the_same_draws_in_any_batch(images: Tensor, three_augment
             share = list(range(rank, 24, ranks))
             part, _ = transform(batch_of(images[share], [100 + p for p in share]), epoch=2, step=9)
             assert torch.equal(part, whole[share])
-    again = DeviceAugment(**SETTINGS, **NO_MIX, erasing=0.5, **settings)
+    again = device_augment(**SETTINGS, **NO_MIX, erasing=0.5, **settings)
     assert torch.equal(again(batch_of(images, range(100, 124)), epoch=2, step=9)[0], whole)
     assert not torch.equal(transform(batch_of(images, range(100, 124)), epoch=3, step=9)[0], whole)
     assert not torch.equal(transform(batch_of(images, range(124, 148)), epoch=2, step=9)[0], whole)
@@ -61,14 +59,14 @@ def test_an_image_gets_the_same_draws_in_any_batch(images: Tensor, three_augment
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_any_batch_size(images: Tensor, size: int) -> None:
-    out, targets = DeviceAugment(**SETTINGS, erasing=1.0)(batch_of(images[:size], range(size)), epoch=0, step=1)
+    out, targets = device_augment(**SETTINGS, erasing=1.0)(batch_of(images[:size], range(size)), epoch=0, step=1)
     assert out.shape[0] == targets.shape[0] == size
     assert out.isfinite().all()
 
 
 def test_images_need_not_be_square_nor_divide_by_eight(crops: NDArray[np.uint8]) -> None:
     images = torch.from_numpy(crops[:20, :17, :13]).permute(0, 3, 1, 2)
-    transform = DeviceAugment(img_size=(17, 13), num_classes=10, seed=0, erasing=0.5)
+    transform = device_augment(img_size=(17, 13), num_classes=10, seed=0, erasing=0.5)
     for step in range(4):
         out, _ = transform(batch_of(images, range(20 * step, 20 * step + 20)), epoch=0, step=step)
         assert out.shape == (20, 3, 17, 13)
@@ -76,7 +74,7 @@ def test_images_need_not_be_square_nor_divide_by_eight(crops: NDArray[np.uint8])
 
 
 def test_flips_and_nothing_else(images: Tensor) -> None:
-    transform = DeviceAugment(**SETTINGS, **NO_MIX, randaugment=None, color_jitter=None, erasing=0.0)
+    transform = device_augment(**SETTINGS, **NO_MIX, randaugment=None, color_jitter=None, erasing=0.0)
     many = images[:1].expand(2000, -1, -1, -1)
     out, _ = transform(batch_of(many, range(2000)), epoch=0, step=0)
     plain = EvalNormalize()(images[:1])
@@ -84,7 +82,7 @@ def test_flips_and_nothing_else(images: Tensor) -> None:
     mirrored = (out == plain.flip(-1)).flatten(1).all(1)
     assert (straight ^ mirrored).all()
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.04)
-    never = DeviceAugment(**SETTINGS, **NO_MIX, hflip=0.0, randaugment=None, color_jitter=None, erasing=0.0)
+    never = device_augment(**SETTINGS, **NO_MIX, hflip=0.0, randaugment=None, color_jitter=None, erasing=0.0)
     assert torch.equal(never(batch_of(many[:9], range(9)), epoch=0, step=0)[0], plain.expand(9, -1, -1, -1))
 
 
@@ -104,8 +102,8 @@ def test_evaluation_leaves_normalized_images_as_they_are() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_type_and_memory_format_of_the_result(images: Tensor, dtype: torch.dtype) -> None:
-    plain, _ = DeviceAugment(**SETTINGS, erasing=0.5)(batch_of(images, range(24)), epoch=0, step=3)
-    transform = DeviceAugment(**SETTINGS, erasing=0.5, dtype=dtype, channels_last=True)
+    plain, _ = device_augment(**SETTINGS, erasing=0.5)(batch_of(images, range(24)), epoch=0, step=3)
+    transform = device_augment(**SETTINGS, erasing=0.5, dtype=dtype, channels_last=True)
     out, targets = transform(batch_of(images, range(24)), epoch=0, step=3)
     assert out.dtype == dtype
     assert targets.dtype == torch.float32
@@ -115,15 +113,15 @@ def test_type_and_memory_format_of_the_result(images: Tensor, dtype: torch.dtype
 
 def test_color_jitter_acts_only_without_randaugment() -> None:
     def operations(**settings: object) -> set[int]:
-        layers = DeviceAugment(**SETTINGS, **settings).draw_op_batches(0, np.arange(500))
+        layers = device_augment(**SETTINGS, **settings).draw_op_batches(0, np.arange(500))
         return {int(o) for layer in layers for o in layer.operations}
 
     jittered = {Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR}
     assert operations(randaugment=None, color_jitter=0.4) == jittered
     assert operations(randaugment=None, color_jitter=None) == set()
-    assert len(DeviceAugment(**SETTINGS, color_jitter=0.4).policies) == 1
+    assert len(device_augment(**SETTINGS, color_jitter=0.4).policies) == 1
     # timm keeps the jitter beside its "3a" sets.
-    assert len(DeviceAugment(**SETTINGS, randaugment="rand-n1-p1-t3a", color_jitter=0.4).policies) == 2
+    assert len(device_augment(**SETTINGS, randaugment="rand-n1-p1-t3a", color_jitter=0.4).policies) == 2
     three = operations(randaugment=None, three_augment=True, color_jitter=0.3)
     assert three == jittered | {Operation.SOLARIZE, Operation.GAUSSIAN_BLUR}
 
@@ -131,8 +129,8 @@ def test_color_jitter_acts_only_without_randaugment() -> None:
 def test_mix_only_mixes_as_the_device_engine_does(images: Tensor) -> None:
     normalized = EvalNormalize()(images)
     kept = normalized.clone()
-    device = DeviceAugment(**SETTINGS, hflip=0.0, randaugment=None, color_jitter=None, erasing=0.0)
-    timm = MixOnly(num_classes=10, seed=4)
+    device = device_augment(**SETTINGS, hflip=0.0, randaugment=None, color_jitter=None, erasing=0.0)
+    timm = mix_only(num_classes=10, seed=4)
     for step in range(4):
         expected = device(batch_of(images, range(24)), epoch=0, step=step)
         got = timm(batch_of(normalized, range(24)), epoch=0, step=step)
@@ -143,15 +141,15 @@ def test_mix_only_mixes_as_the_device_engine_does(images: Tensor) -> None:
 
 def test_errors_name_what_is_wrong(images: Tensor) -> None:
     with pytest.raises(ValueError, match="augment=device expects uint8"):
-        DeviceAugment(**SETTINGS)(batch_of(images.float(), range(24)), epoch=0, step=0)
+        device_augment(**SETTINGS)(batch_of(images.float(), range(24)), epoch=0, step=0)
     with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
-        DeviceAugment(img_size=64, num_classes=10, seed=0)(batch_of(images, range(24)), epoch=0, step=0)
+        device_augment(img_size=64, num_classes=10, seed=0)(batch_of(images, range(24)), epoch=0, step=0)
     with pytest.raises(ValueError, match="augment=timm expects"):
-        MixOnly(num_classes=10, seed=0)(batch_of(images, range(24)), epoch=0, step=0)
+        mix_only(num_classes=10, seed=0)(batch_of(images, range(24)), epoch=0, step=0)
     with pytest.raises(ValueError, match="three_augment"):
-        DeviceAugment(**SETTINGS, three_augment=True)
+        device_augment(**SETTINGS, three_augment=True)
     with pytest.raises(ValueError, match="hflip=2"):
-        DeviceAugment(**SETTINGS, hflip=2.0)
+        device_augment(**SETTINGS, hflip=2.0)
 
 
 def test_packed_parcel_arrives_whole() -> None:

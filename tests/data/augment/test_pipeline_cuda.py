@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flat_settings import device_augment, mix_only
 from numpy.typing import NDArray
 
 from vitaos.batch import Batch
-from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
+from vitaos.data.augment.pipeline import EvalNormalize
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +34,7 @@ def batch_of(crops: NDArray[np.uint8], device: str) -> Batch:
     ids=["recipe", "jitter", "three_augment", "channels_last"],
 )
 def test_cuda_gives_the_images_of_the_cpu(crops: NDArray[np.uint8], settings: dict[str, Any]) -> None:
-    transform = DeviceAugment(img_size=crops.shape[1], num_classes=10, seed=3, mixup=0.0, cutmix=0.0, **settings)
+    transform = device_augment(img_size=crops.shape[1], num_classes=10, seed=3, mixup=0.0, cutmix=0.0, **settings)
     for epoch in range(2):
         on_cpu, _ = transform(batch_of(crops, "cpu"), epoch=epoch, step=epoch)
         on_gpu, _ = transform(batch_of(crops, "cuda"), epoch=epoch, step=epoch)
@@ -44,7 +45,7 @@ def test_cuda_gives_the_images_of_the_cpu(crops: NDArray[np.uint8], settings: di
 
 
 def test_mixed_targets_agree(crops: NDArray[np.uint8]) -> None:
-    transform = DeviceAugment(img_size=crops.shape[1], num_classes=10, seed=3)
+    transform = device_augment(img_size=crops.shape[1], num_classes=10, seed=3)
     for step in range(4):
         on_cpu = transform(batch_of(crops, "cpu"), epoch=0, step=step)[1]
         on_gpu = transform(batch_of(crops, "cuda"), epoch=0, step=step)[1]
@@ -59,9 +60,9 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_waiting")
 def test_nothing_waits_for_the_device(crops: NDArray[np.uint8]) -> None:
-    full = DeviceAugment(img_size=crops.shape[1], num_classes=10, seed=3)
-    three = DeviceAugment(img_size=crops.shape[1], num_classes=10, seed=3, randaugment=None, three_augment=True)
-    mix, evaluate = MixOnly(num_classes=10, seed=3), EvalNormalize()
+    full = device_augment(img_size=crops.shape[1], num_classes=10, seed=3)
+    three = device_augment(img_size=crops.shape[1], num_classes=10, seed=3, randaugment=None, three_augment=True)
+    mix, evaluate = mix_only(num_classes=10, seed=3), EvalNormalize()
     batch = batch_of(crops, "cuda")
 
     def step(number: int) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flat_settings import device_augment
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from vitaos.batch import Batch
 from vitaos.data.augment import pipeline as augment
-from vitaos.data.augment.pipeline import DeviceAugment
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
 def test_transform_runs_without_values(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    transform = DeviceAugment(img_size=32, num_classes=10, seed=0, erasing=0.5, **settings)
+    transform = device_augment(img_size=32, num_classes=10, seed=0, erasing=0.5, **settings)
     monkeypatch.setattr(augment, "host_positions", lambda _: np.arange(64))
     with FakeTensorMode(allow_non_fake_inputs=True):
         images, targets = torch.empty(64, 3, 32, 32, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64)

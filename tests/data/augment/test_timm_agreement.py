@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flat_settings import device_augment
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 from timm_pipeline import timm_stages
 
 from vitaos.batch import Batch
-from vitaos.data.augment.pipeline import DeviceAugment
 
 VIEWS = 2
 
@@ -34,7 +34,7 @@ def test_device_and_timm_engines_agree_in_distribution(
     crop_and_flip, color, finish = timm_stages(crops.shape[1], **theirs)
     flip = crop_and_flip.transforms[1]
     timm_views = torch.stack([finish(color(flip(Image.fromarray(crop)))) for _ in range(VIEWS) for crop in crops])
-    transform = DeviceAugment(img_size=crops.shape[1], num_classes=2, seed=0, mixup=0.0, cutmix=0.0, **ours)
+    transform = device_augment(img_size=crops.shape[1], num_classes=2, seed=0, mixup=0.0, cutmix=0.0, **ours)
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
     device_views = torch.cat(
         [

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitaos.counter_rng import generator
 from vitaos.data.augment import rng_streams
+from vitaos.data.augment.settings import DEIT_MIX, MixSettings
 
 _CPU_PIECE_VALUES: Final = 1 << 14
 
@@ -33,57 +34,42 @@ class BatchMixer:
     """Draws and applies mixup or CutMix.
 
     Args:
+        settings: what may be mixed, how much and how often.
         num_classes: width of the mixed targets.
         seed: the run's seed.
-        mixup: alpha of mixup's Beta(alpha, alpha), 0 for no mixup.
-        cutmix: alpha of CutMix's Beta(alpha, alpha), 0 for no CutMix.
-        probability: chance that a step is mixed at all.
-        switch: chance of CutMix where both are on.
 
     Raises:
         ValueError: for a negative alpha, a chance outside 0..1, or fewer than one class.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        seed: int,
-        mixup: float = 0.8,
-        cutmix: float = 1.0,
-        probability: float = 1.0,
-        switch: float = 0.5,
-    ) -> None:
-        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+    def __init__(self, settings: MixSettings = DEIT_MIX, *, num_classes: int, seed: int) -> None:
+        for name, alpha in (("mixup", settings.mixup), ("cutmix", settings.cutmix)):
             if alpha < 0:
                 raise ValueError(f"{name}={alpha} must be 0 (off) or a positive Beta parameter such as 0.8")
-        for name, chance in (("mix_probability", probability), ("mix_switch", switch)):
+        for name, chance in (("mix_probability", settings.probability), ("mix_switch", settings.switch)):
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name}={chance} is a probability: give a number from 0 to 1")
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
+        self.settings = settings
         self.num_classes = num_classes
         self.seed = seed
-        self.mixup = mixup
-        self.cutmix = cutmix
-        self.probability = probability
-        self.switch = switch
 
     @property
     def enabled(self) -> bool:
         """Whether any step may be mixed; if so, targets are float for every step, mixed or not."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+        return (self.settings.mixup > 0 or self.settings.cutmix > 0) and self.settings.probability > 0
 
     def draw(self, step: int, height: int, width: int) -> Mix:
         """The mix of global step ``step`` for images of the given size in pixels."""
         random = generator(self.seed, step, rng_streams.MIX)
-        if not self.enabled or random.random() >= self.probability:
+        if not self.enabled or random.random() >= self.settings.probability:
             return Mix(1.0, None)
-        both = self.mixup > 0 and self.cutmix > 0
-        paste = random.random() < self.switch if both else self.cutmix > 0
+        both = self.settings.mixup > 0 and self.settings.cutmix > 0
+        paste = random.random() < self.settings.switch if both else self.settings.cutmix > 0
         if not paste:
-            return Mix(float(random.beta(self.mixup, self.mixup)), None)
-        lam = float(random.beta(self.cutmix, self.cutmix))
+            return Mix(float(random.beta(self.settings.mixup, self.settings.mixup)), None)
+        lam = float(random.beta(self.settings.cutmix, self.settings.cutmix))
         return cutmix_bbox(lam, int(random.integers(height)), int(random.integers(width)), height, width)
 
     def __call__(self, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, Tensor]:

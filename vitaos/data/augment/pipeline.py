@@ -6,8 +6,6 @@ draw of a step of (seed, global step); all are made on the host with NumPy and t
 nothing here waits for the device.
 """
 
-from typing import Final
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,10 +20,15 @@ from vitaos.data.augment.mixup import BatchMixer
 from vitaos.data.augment.op_batch import OpBatch
 from vitaos.data.augment.op_executor import OpExecutor, mean_color, put_images, take_images
 from vitaos.data.augment.randaugment import RandAugment, parse_randaugment
+from vitaos.data.augment.settings import (
+    DEIT_AUGMENT,
+    DEIT_MIX,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AugmentSettings,
+    MixSettings,
+)
 from vitaos.data.augment.staging import StagingBuffer
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 class Normalizer:
@@ -92,24 +95,14 @@ class MixOnly:
 
     def __init__(
         self,
+        mix: MixSettings = DEIT_MIX,
         *,
         num_classes: int,
         seed: int,
-        mixup: float = 0.8,
-        cutmix: float = 1.0,
-        mix_probability: float = 1.0,
-        mix_switch: float = 0.5,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
-        self.mixer = BatchMixer(
-            num_classes=num_classes,
-            seed=seed,
-            mixup=mixup,
-            cutmix=cutmix,
-            probability=mix_probability,
-            switch=mix_switch,
-        )
+        self.mixer = BatchMixer(mix, num_classes=num_classes, seed=seed)
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -132,18 +125,11 @@ class DeviceAugment:
     """The whole training augmentation of a uint8 batch, on CPU and CUDA tensors alike.
 
     Args:
+        settings: what happens to each image.
+        mix: what happens to the batch afterwards.
         img_size: side of the images in pixels, or (height, width).
         num_classes: width of mixed targets.
         seed: the run's seed.
-        mean, std: of each channel, in 0..1; the mean is also what geometric operations fill with.
-        hflip: chance of a horizontal flip.
-        randaugment: timm's config string, or None.
-        color_jitter: strength, or (brightness, contrast, saturation); as in timm without effect while RandAugment is
-            on, unless its set is one of timm's "3a" sets.
-        erasing, erasing_mode, erasing_count: chance, filling ("pixel", "rand", "const") and most rectangles an image.
-        mixup, cutmix: Beta parameters, 0 for off; mix_probability: chance that a step is mixed; mix_switch: chance of
-            CutMix where both are on.
-        three_augment: DeiT III's choice of grayscale, solarize or blur, before the color jitter (0.3 there).
         dtype: floating type of the images given out.
         channels_last: give them that memory format.
 
@@ -153,43 +139,27 @@ class DeviceAugment:
 
     def __init__(
         self,
+        settings: AugmentSettings = DEIT_AUGMENT,
+        mix: MixSettings = DEIT_MIX,
         *,
         img_size: int | tuple[int, int],
         num_classes: int,
         seed: int,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        hflip: float = 0.5,
-        randaugment: str | None = "rand-m9-mstd0.5-inc1",
-        color_jitter: float | tuple[float, ...] | None = 0.4,
-        erasing: float = 0.25,
-        erasing_mode: str = "pixel",
-        erasing_count: int = 1,
-        mixup: float = 0.8,
-        cutmix: float = 1.0,
-        mix_probability: float = 1.0,
-        mix_switch: float = 0.5,
-        three_augment: bool = False,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
-        if not 0 <= hflip <= 1:
-            raise ValueError(f"hflip={hflip} is a probability: give a number from 0 to 1")
+        if not 0 <= settings.hflip <= 1:
+            raise ValueError(f"hflip={settings.hflip} is a probability: give a number from 0 to 1")
         self.height, self.width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.seed = seed
-        self.hflip = hflip
-        self.policies = _policies(randaugment, color_jitter, three_augment)
-        self.executor = OpExecutor(mean_color(mean))
-        self.normalize = Normalizer(mean, std, dtype, channels_last=channels_last)
-        self.eraser = RandomErasing(seed=seed, probability=erasing, mode=erasing_mode, count=erasing_count)
-        self.mixer = BatchMixer(
-            num_classes=num_classes,
-            seed=seed,
-            mixup=mixup,
-            cutmix=cutmix,
-            probability=mix_probability,
-            switch=mix_switch,
+        self.hflip = settings.hflip
+        self.policies = _policies(settings.randaugment, settings.color_jitter, settings.three_augment)
+        self.executor = OpExecutor(mean_color(settings.mean))
+        self.normalize = Normalizer(settings.mean, settings.std, dtype, channels_last=channels_last)
+        self.eraser = RandomErasing(
+            seed=seed, probability=settings.erasing, mode=settings.erasing_mode, count=settings.erasing_count
         )
+        self.mixer = BatchMixer(mix, num_classes=num_classes, seed=seed)
 
     def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Augment a batch; the batch itself is left as it was.

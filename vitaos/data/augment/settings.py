@@ -1,0 +1,53 @@
+"""The augmentation of a recipe as plain values; the defaults are those of the DeiT recipe (arXiv 2012.12877)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What happens to an image by itself after its crop.
+
+    Attributes:
+        hflip: chance of a horizontal flip.
+        randaugment: timm's config string, or None.
+        color_jitter: strength, or (brightness, contrast, saturation); as in timm without effect while RandAugment is
+            on, unless its set is one of timm's "3a" sets.
+        three_augment: DeiT III's choice of grayscale, solarize or blur, before the color jitter (0.3 there).
+        erasing, erasing_mode, erasing_count: chance, filling ("pixel", "rand", "const") and most rectangles an image.
+        mean, std: of each channel, in 0..1; the mean is also what geometric operations fill with.
+    """
+
+    hflip: float = 0.5
+    randaugment: str | None = "rand-m9-mstd0.5-inc1"
+    color_jitter: float | tuple[float, ...] | None = 0.4
+    three_augment: bool = False
+    erasing: float = 0.25
+    erasing_mode: str = "pixel"
+    erasing_count: int = 1
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """Mixup and CutMix of a batch.
+
+    Attributes:
+        mixup: alpha of mixup's Beta(alpha, alpha), 0 for no mixup.
+        cutmix: alpha of CutMix's Beta(alpha, alpha), 0 for no CutMix.
+        probability: chance that a step is mixed at all.
+        switch: chance of CutMix where both are on.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    probability: float = 1.0
+    switch: float = 0.5
+
+
+DEIT_AUGMENT: Final = AugmentSettings()
+DEIT_MIX: Final = MixSettings()
