@@ -30,7 +30,8 @@ MAY_SEE = {
     "timm_registry": {"models", "techniques"},
     "weights": {"checkpoint", "files", "models", "techniques"},
     "root": set(),
-    "cli": {"config", "root", "runtime"},
+    "user_configs": {"root"},
+    "cli": {"config", "root", "runtime", "user_configs"},
     "__main__": {"root"},
 }
 

@@ -21,7 +21,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vitaos import config
+from vitaos import config, user_configs
 from vitaos.root import ROOT
 from vitaos.runtime import submitit as sweep_jobs
 
@@ -106,6 +106,7 @@ def compose(
 
 def _declare(config_name: str, declared: type[Any], about: str) -> None:
     """Make the dataclass known to Hydra: as the schema of a file, or of a configuration made here."""
+    user_configs.register()
     store = ConfigStore.instance()
     has_file = _has_file(config_name)
     store.store(name=f"{config_name}_schema", node=declared, provider="vitaos")

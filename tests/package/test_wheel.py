@@ -60,3 +60,17 @@ def test_every_command_has_its_door(installed: Path, tmp_path: Path, command: st
     wrong = vitaos("trian", installed=installed, folder=tmp_path)
     assert wrong.returncode == 2
     assert "there is no command 'trian'" in wrong.stderr
+
+
+@pytest.mark.parametrize("words", [["--config-dir", "mine"], ["--config-dir=mine"], []])
+def test_own_configuration_files_come_first(installed: Path, tmp_path: Path, words: list[str]) -> None:
+    folder = tmp_path / ("mine" if words else "configs")
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "deeper.yaml").write_text("# @package _global_\ndepth: 7\n")
+    (folder / "model").mkdir()
+    (folder / "model" / "deit_s12.yaml").write_text("name: deit_s12\nkeywords: {reg_tokens: 3}\n")
+    wanted = ["model=deit_s12", "experiment=deeper", "--cfg", "job"]
+    done = vitaos("train", *words, *wanted, installed=installed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "depth: 7" in done.stdout
+    assert "reg_tokens: 3" in done.stdout
