@@ -19,8 +19,8 @@ class ConfigError(ValueError):
     """A configuration that cannot be run: the message names the key and what would be right."""
 
 
-def _one_of(default: Any, *choices: Any) -> Any:
-    return field(default=default, metadata={"choices": choices})
+def _one_of(default: Any, *choices: Any, added: bool = False) -> Any:
+    return field(default=default, metadata={"choices": choices, "added": added})
 
 
 def _within(default: Any, low: float | None = None, high: float | None = None, *, added: bool = False) -> Any:
@@ -94,6 +94,8 @@ class RecipeConfig:
     three_augment: bool = False
     color_jitter: float = _within(0.0, 0)
     erasing: float = _within(0.0, 0, 1)
+    erasing_mode: str = _one_of("pixel", "pixel", "rand", "const", added=True)
+    erasing_count: int = _within(1, 1, added=True)
     mixup: float = _within(0.0, 0)
     cutmix: float = _within(0.0, 0)
     mix_probability: float = _within(1.0, 0, 1)

@@ -25,14 +25,11 @@ from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.ffcv.writer import WriteOptions, write_beton
 from vitaos.data.folder.files import scan_folder
 from vitaos.data.folder.loader import FolderTrainLoader
-from vitaos.data.folder.timm_transform import TimmSettings
 from vitaos.data.order import TrainOrder
 
 RANDAUGMENT: Final = "rand-m9-mstd0.5-inc1"
 CROP: Final = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 0)
-RECIPE: Final = TimmSettings(
-    RANDAUGMENT, 0.4, 0.5, 0.25, "pixel", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-)
+RECIPE: Final = AugmentSettings(randaugment=RANDAUGMENT)
 BASELINE: Final = "timm on Pillow, full recipe"
 
 

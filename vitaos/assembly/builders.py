@@ -49,12 +49,7 @@ def loaders_of(config: TrainConfig, world: World) -> Loaders:
         crop_scale=_pair(recipe.crop_scale),
         crop_ratio=_pair(recipe.crop_ratio),
         augment=config.augment,  # type: ignore[arg-type]  # its choices are checked by the schema
-        randaugment=recipe.randaugment,
-        color_jitter=recipe.color_jitter,
-        hflip=recipe.hflip,
-        erasing=recipe.erasing,
-        mean=_triple(data.mean),
-        std=_triple(data.std),
+        settings=augment_settings_of(config),
         pin_memory=world.device.type == "cuda",
         expected_classes=data.num_classes,
     )
@@ -126,6 +121,22 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
     return load_weights(model, config.init, classifier="fit") if config.init else None
 
 
+def augment_settings_of(config: TrainConfig) -> AugmentSettings:
+    """What happens to a training image after its crop, by either engine."""
+    recipe = config.recipe
+    return AugmentSettings(
+        hflip=recipe.hflip,
+        randaugment=recipe.randaugment,
+        color_jitter=recipe.color_jitter,
+        three_augment=recipe.three_augment,
+        erasing=recipe.erasing,
+        erasing_mode=recipe.erasing_mode,
+        erasing_count=recipe.erasing_count,
+        mean=_triple(config.data.mean),
+        std=_triple(config.data.std),
+    )
+
+
 def train_transform_of(config: TrainConfig, num_classes: int) -> DeviceAugment | MixOnly:
     """What happens to a training batch on the device."""
     recipe = config.recipe
@@ -133,15 +144,7 @@ def train_transform_of(config: TrainConfig, num_classes: int) -> DeviceAugment |
     if config.augment == "timm":
         return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)
     return DeviceAugment(
-        AugmentSettings(
-            hflip=recipe.hflip,
-            randaugment=recipe.randaugment,
-            color_jitter=recipe.color_jitter,
-            three_augment=recipe.three_augment,
-            erasing=recipe.erasing,
-            mean=_triple(config.data.mean),
-            std=_triple(config.data.std),
-        ),
+        augment_settings_of(config),
         mix,
         img_size=config.data.img_size,
         num_classes=num_classes,

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from vitaos.batch import Batch
-from vitaos.data.augment.settings import IMAGENET_MEAN, IMAGENET_STD
+from vitaos.data.augment.settings import DEIT_AUGMENT, AugmentSettings
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.files import ImageFolder, scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
-from vitaos.data.folder.timm_transform import TimmSettings
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
 from vitaos.data.splits import check_classes, resolve_paths
@@ -96,14 +95,7 @@ def build_loaders(
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     resize: Resize = "bicubic",
     augment: Literal["device", "timm"] = "device",
-    randaugment: str | None = "rand-m9-mstd0.5-inc1",
-    color_jitter: float = 0.4,
-    hflip: float = 0.5,
-    erasing: float = 0.25,
-    erasing_mode: str = "pixel",
-    interpolation: str = "bicubic",
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    settings: AugmentSettings = DEIT_AUGMENT,
     workers: int | None = None,
     prefetch: int = 2,
     in_memory: bool = False,
@@ -134,8 +126,7 @@ def build_loaders(
         resize: ``bicubic`` (the recipes', antialiased as Pillow does) or ``area``.
         augment: ``device``: uint8 crops, the rest of the recipe runs on the device; ``timm`` (class folders only):
             workers run timm's CPU transforms and hand out normalised float32.
-        randaugment, color_jitter, hflip, erasing, erasing_mode, interpolation, mean, std: timm's settings, for
-            ``augment="timm"`` alone.
+        settings: what happens to an image after its crop, for ``augment="timm"`` alone.
         workers: worker processes (folder) or threads (ffcv); default: this rank's share of the cores it may use.
         prefetch: ffcv: batches made ahead of the one in use.
         in_memory: ffcv: read the betons into memory instead of mapping the files.
@@ -184,12 +175,9 @@ def build_loaders(
     else:
         folder = scan_folder(train_path, on_bad=on_bad or "fail", prepare=prepare)
         class_names = folder.class_names
-        timm_settings = TimmSettings(
-            randaugment, color_jitter, hflip, erasing, erasing_mode, interpolation, mean, std
-        )  # fmt: skip
         train = FolderTrainLoader(
             folder, TrainOrder(len(folder), **order_settings), crop, img_size=img_size, resize=resize,
-            timm=timm_settings if augment == "timm" else None, workers=workers, pin_memory=pin_memory,
+            timm=settings if augment == "timm" else None, workers=workers, pin_memory=pin_memory,
             on_bad=on_bad or "fail",
         )  # fmt: skip
     check_classes(class_names, val.class_names, expected_classes, train_path, val_path)

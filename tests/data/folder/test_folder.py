@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,17 @@ import torch
 from PIL import Image, ImageOps
 
 from vitaos.batch import Batch
+from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.build import build_loaders
 from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.crops import CropSettings
 from vitaos.data.folder.files import ImageFolder, read_image, scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
-from vitaos.data.folder.timm_transform import TimmSettings, timm_transform
+from vitaos.data.folder.timm_transform import timm_transform
 from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
 CROP = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 11)
-TIMM = TimmSettings("rand-m9-mstd0.5-inc1", 0.4, 0.5, 0.25, "pixel", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TIMM = AugmentSettings(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 def same(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
@@ -31,7 +33,7 @@ def same(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
 
 
 def train_loader(
-    root: Path, *, timm: TimmSettings | None = None, workers: int = 0, repeats: int = 1
+    root: Path, *, timm: AugmentSettings | None = None, workers: int = 0, repeats: int = 1
 ) -> FolderTrainLoader:
     folder = scan_folder(root / "train")
     order = TrainOrder(len(folder), 5, accumulate=2, seed=CROP.seed, repeats=repeats)
@@ -74,7 +76,7 @@ def test_every_kind_of_image_becomes_rgb(kind: str, tmp_path: Path, photographs:
 
 
 @pytest.mark.parametrize("engine", [None, TIMM], ids=["device", "timm"])
-def test_workers_and_interruptions_change_nothing(photo_folder: Path, engine: TimmSettings | None) -> None:
+def test_workers_and_interruptions_change_nothing(photo_folder: Path, engine: AugmentSettings | None) -> None:
     here, workers = train_loader(photo_folder, timm=engine), train_loader(photo_folder, timm=engine, workers=2)
     whole = list(here.epoch(3))
     assert len(whole) == 2 * here.steps_per_epoch == 10
@@ -128,12 +130,18 @@ def test_timms_posterise_reaches_zero_bits(photographs: list[np.ndarray]) -> Non
 def test_timms_engine_refuses_what_the_devices_does(photo_folder: Path, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"randaugment='{wrong}'"):
         build_loaders(
-            kind="folder", img_size=32, batch_size=4, root=photo_folder, augment="timm", randaugment=wrong, workers=0
+            kind="folder",
+            img_size=32,
+            batch_size=4,
+            root=photo_folder,
+            augment="timm",
+            settings=AugmentSettings(randaugment=wrong),
+            workers=0,
         )
 
 
 def test_an_infinite_spread_is_uniform_in_timms_engine_too() -> None:
-    transform = timm_transform(TIMM._replace(randaugment="rand-m9-mstdinf-inc1"), 32, CROP)
+    transform = timm_transform(replace(TIMM, randaugment="rand-m9-mstdinf-inc1"), 32, CROP)
     spreads = [op.magnitude_std for stage in transform.transforms for op in getattr(stage, "ops", ())]  # type: ignore[attr-defined]  # a Compose
     assert len(spreads) == 15
     assert set(spreads) == {float("inf")}

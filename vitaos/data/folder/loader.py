@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
+from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.timm_transform import (
-    TimmSettings,
     TimmTransform,
     preserve_rng_state,
     seed_rngs,
@@ -142,7 +142,7 @@ class FolderTrainLoader:
 
     def __init__(
         self, folder: ImageFolder, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
-        timm: TimmSettings | None = None, workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
+        timm: AugmentSettings | None = None, workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
         transform = timm_transform(timm, img_size, crop) if timm is not None else None
         self._order = order

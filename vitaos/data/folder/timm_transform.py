@@ -3,32 +3,20 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from vitaos.data.augment.randaugment import parse_randaugment
+from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.crops import CropSettings
 
 TimmTransform = Callable[[Image.Image], torch.Tensor]
 
 
-class TimmSettings(NamedTuple):
-    """timm's CPU recipe for ``augment="timm"``; the names and strings are timm's."""
-
-    randaugment: str | None
-    color_jitter: float
-    hflip: float
-    erasing: float
-    erasing_mode: str
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def timm_transform(settings: TimmSettings, img_size: int, crop: CropSettings) -> TimmTransform:
+def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings) -> TimmTransform:
     """timm's training transform: crop, flip, RandAugment or colour jitter, normalisation, erasing.
 
     Raises:
@@ -44,9 +32,10 @@ def timm_transform(settings: TimmSettings, img_size: int, crop: CropSettings) ->
         hflip=settings.hflip,
         color_jitter=settings.color_jitter,
         auto_augment=_timms_spelling(settings.randaugment),
-        interpolation=settings.interpolation,
+        interpolation="bicubic",
         re_prob=settings.erasing,
         re_mode=settings.erasing_mode,
+        re_count=settings.erasing_count,
         mean=settings.mean,
         std=settings.std,
     )
