@@ -5,30 +5,31 @@
 """
 
 from contextlib import closing
+from functools import partial
 
 from vitaos import cli
-from vitaos.assembly import evaluation, imagenet
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly import eval_target, evaluation, imagenet
+from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.config import EvalConfig
 from vitaos.runtime.world import initialize
 
 
 def main(config: EvalConfig) -> None:
     """One evaluation: checkpoint -> model and data -> counts -> a table, a JSON file and a CSV file by class."""
+    if not config.checkpoint:
+        raise ValueError("checkpoint=RUN_OR_FILE is missing: a run folder, or a .pt, .pth or .safetensors file")
     world = initialize(config.device)
-    subject = evaluation.open_subject(config)
-    with closing(evaluation.loader_of(config, subject, world)) as loader:
-        classes = imagenet.match_classes(config.dataset, subject.class_names, loader.class_names, subject.path)
-        model = evaluation.model_of(subject, classes).to(world.device)
-        results = {
-            weights: evaluation.judge(config, subject, model, weights, loader=loader, classes=classes, world=world)
-            for weights in subject.choose_weights(config.weights)
-        }
+    target = eval_target.resolve_checkpoint(config, config.checkpoint)
+    with closing(eval_target.build_loader(config, target, world)) as loader:
+        classes = imagenet.match_classes(config.dataset, target.class_names, loader.class_names, target.path)
+        model = eval_target.build_model(target, classes.answers).to(world.device)
+        evaluate = partial(evaluation.evaluate_checkpoint, config, target, model, loader=loader, classes=classes)
+        results = {weights: evaluate(weights, world=world) for weights in target.choose_weights(config.weights)}
     if world.is_main:
-        report = evaluation.Report(config, subject, loader.class_names, results)
+        report = evaluation.Report(config, target, loader.class_names, results)
         print(report.table())
         print(f"written: {', '.join(str(path) for path in report.write())}")
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="eval", declared=identity.EVAL_SCHEMA, toggles=identity.TOGGLES, about=__doc__)
+    cli.run(main, config_name="eval", schema=EVAL_SCHEMA, about=__doc__)

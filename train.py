@@ -1,14 +1,14 @@
 """Train a model: ``torchrun train.py model=deit_s24 attnscale=true`` (``--help`` lists the groups and keys).
 
-The story of a run: configuration -> data -> model -> engine -> outputs.
+A run: configuration -> data -> model -> engine -> outputs.
 """
 
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vitaos import cli
-from vitaos.assembly import builders, session
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly import builders, fingerprint, session
+from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.checkpoint.store import load_checkpoint
 from vitaos.config import TrainConfig
 from vitaos.engine.loss import CrossEntropy
@@ -25,36 +25,36 @@ def main(config: TrainConfig) -> int:
     if config.deterministic:
         enable_determinism()
     world = initialize(config.device)
-    folder = RunDir(Path(config.out) / identity.run_name(config, world.size))
+    folder = RunDir(Path(config.out) / fingerprint.run_name(config, world.size))
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         stack.callback(folder.close)
-        loaders = stack.enter_context(closing(builders.loaders_of(config, world)))
-        found = session.open_folder(config, folder, world)
-        model = builders.model_of(config, loaders.num_classes, recipe=config.recipe).to(world.device)
+        loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
+        found = session.open_run_folder(config, folder, world)
+        model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         loaded = builders.load_initial_weights(config, model) if found is None else None
-        schedule = builders.schedule_of(config, loaders.train.steps_per_epoch, world.size)
+        schedule = builders.build_schedule(config, loaders.train.steps_per_epoch, world.size)
         outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
-        outputs.say(session.opening_words(config, world, loaders, model))
-        outputs.say(str(loaded) if loaded else None)
+        outputs.log(session.run_summary(config, world, loaders, model))
+        outputs.log(str(loaded) if loaded else None)
 
         trainer = Trainer(
             model=model,
             loss=CrossEntropy(config.recipe.smoothing),
-            optimizer=builders.optimizer_of(config, model, schedule),
+            optimizer=builders.build_optimizer(config, model, schedule),
             schedule=schedule,
             loader=loaders.train,
-            transform=builders.train_transform_of(config, loaders.num_classes),
-            evaluate=builders.judge_of(config, loaders, world, lambda: preemption.requested),
-            observe=builders.observer_of(config, loaders, world),
-            ema=builders.ema_of(config, model),
+            transform=builders.build_train_transform(config, loaders.num_classes),
+            evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: preemption.requested),
+            observe=builders.build_observe_fn(config, loaders, world),
+            ema=builders.build_ema(config, model),
             precision=build_precision(config.precision, world.device),
-            settings=builders.settings_of(config),
+            settings=builders.build_settings(config),
             world=world,
             preemption=preemption,
             checkpoints=outputs.checkpoints,
             sinks=outputs.sinks,
-            identity=session.identity_of(config, loaders, world),
+            identity=session.checkpoint_metadata(config, loaders, world),
         )
         if found is not None:
             trainer.load_state_dict(load_checkpoint(found.path))
@@ -62,4 +62,4 @@ def main(config: TrainConfig) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="train", declared=identity.TRAIN_SCHEMA, toggles=identity.TOGGLES, about=__doc__)
+    cli.run(main, config_name="train", schema=TRAIN_SCHEMA, about=__doc__)

@@ -8,17 +8,18 @@ numbers.csv, summary.json.
 """
 
 from vitaos import cli
-from vitaos.assembly import analysis as inspection
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly import analysis
+from vitaos.assembly.schemas import ANALYZE_SCHEMA
+from vitaos.config import AnalyzeConfig
 from vitaos.runtime.world import initialize
 
 
-def main(config: inspection.AnalyzeConfig) -> None:
+def main(config: AnalyzeConfig) -> None:
     """One analysis: checkpoints -> measures -> figures and tables."""
     world = initialize(config.device)
-    for path in inspection.analyze(config, world):
+    for path in analysis.analyze(config, world):
         print(path)
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="analyze", declared=inspection.ANALYZE_SCHEMA, toggles=identity.TOGGLES, about=__doc__)
+    cli.run(main, config_name="analyze", schema=ANALYZE_SCHEMA, about=__doc__)

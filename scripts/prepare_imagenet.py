@@ -59,4 +59,4 @@ def unpack(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="prepare_imagenet", declared=PrepareConfig, about=__doc__)
+    cli.run(main, config_name="prepare_imagenet", schema=PrepareConfig, about=__doc__)

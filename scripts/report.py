@@ -57,4 +57,4 @@ def _matching(pattern: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="report", declared=ReportConfig, about=__doc__)
+    cli.run(main, config_name="report", schema=ReportConfig, about=__doc__)

@@ -123,4 +123,4 @@ def main(config: WriteConfig) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="write_ffcv", declared=WriteConfig, about=ABOUT)
+    cli.run(main, config_name="write_ffcv", schema=WriteConfig, about=ABOUT)

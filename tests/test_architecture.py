@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from vitaos import techniques
+from vitaos.technique_names import TECHNIQUE_NAMES
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime", "suggest"}
 MAY_SEE = {
     "suggest": set(),
     "dtypes": set(),
+    "technique_names": set(),
     "config": {"suggest"},
     "batch": set(),
     "counter_rng": set(),
@@ -25,7 +29,7 @@ MAY_SEE = {
     "engine": SHARED,
     "outputs": SHARED,
     "analysis": {"dtypes", "files", "metrics_reader"},
-    "study": {"analysis", "files", "metrics_reader"},
+    "study": {"analysis", "config", "files", "metrics_reader"},
     "models": {"suggest", "techniques"},
     "timm_registry": {"models", "techniques"},
     "weights": {"checkpoint", "files", "models", "techniques"},
@@ -64,6 +68,34 @@ def test_arrows_point_one_way(part: str) -> None:
     for path in files_of(part):
         seen = set(imports(path)) - {part}
         assert seen <= MAY_SEE[part], f"{path.relative_to(ROOT)} sees {sorted(seen - MAY_SEE[part])}"
+
+
+def modules_imported_by(path: Path) -> set[Path]:
+    """The files of vitaos that a file needs in order to be imported (imports within functions come later)."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            module = ROOT / name.replace(".", "/")
+            found |= {file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()}
+    return {file for file in found if ROOT / "vitaos" in file.parents}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    needs = {path: modules_imported_by(path) - {path} for path in (ROOT / "vitaos").rglob("*.py")}
+    needs[ROOT / "vitaos" / "__init__.py"] = set()  # imported with every module; it gathers what is public
+    while free := [path for path, needed in needs.items() if not needed & set(needs)]:
+        for path in free:
+            del needs[path]
+    assert not needs, f"a circle among {sorted(str(path.relative_to(ROOT)) for path in needs)}"
+
+
+def test_technique_names_are_those_of_the_registry() -> None:
+    assert list(TECHNIQUE_NAMES) == techniques.names()
 
 
 def test_nothing_but_the_ffcv_files_needs_ffcv() -> None:

@@ -1,4 +1,4 @@
-"""From a command line to a checked configuration and one story: the door of every command of vitaos.
+"""From a command line to a checked configuration and the main function of a command.
 
 Hydra composes and sweeps. What is added: the whole command line (each job of a sweep included) is checked before the
 first job starts, and whatever the user can mend ends with one clear message and exit status 2 instead of a stack trace.
@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,27 +31,26 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(
-    story: Callable[[Any], int | None],
+    main_fn: Callable[[Any], int | None],
     *,
     config_name: str,
-    declared: type[Any],
-    toggles: Iterable[str] = (),
+    schema: type[Any],
     about: str = "",
 ) -> NoReturn:
     """Run a command and end the process with its exit status.
 
     Args:
-        story: what the command does with its checked configuration; returns an exit status, None for 0.
-        config_name: primary file under ``configs/``; without such a file the declared keys are the whole configuration.
-        declared: the dataclass of the configuration.
-        toggles: names of the techniques that are keys of it.
+        main_fn: takes the checked configuration and returns an exit status, None for 0.
+        config_name: primary file under ``configs/``; without such a file the keys of `schema` are the whole
+            configuration.
+        schema: the dataclass of the configuration.
         about: text for ``--help``.
 
     Raises:
-        SystemExit: always; status 2 for what the user can mend, 130 after Ctrl-C, the story's own status otherwise.
+        SystemExit: always; status 2 for what the user can mend, 130 after Ctrl-C, that of `main_fn` otherwise.
     """
     try:
-        _run(story, config_name, declared, tuple(toggles), about)
+        _run(main_fn, config_name, schema, about)
     except KeyboardInterrupt:
         if int(os.environ.get("RANK", "0")) == 0:
             print("interrupted", file=sys.stderr)
@@ -59,21 +58,19 @@ def run(
     sys.exit(0)
 
 
-def _run(
-    story: Callable[[Any], int | None], config_name: str, declared: type[Any], known: tuple[str, ...], about: str
-) -> None:
-    sys.argv[1:] = _complete(sys.argv[1:], known)
-    _declare(config_name, declared, about)
+def _run(main_fn: Callable[[Any], int | None], config_name: str, schema: type[Any], about: str) -> None:
+    sys.argv[1:] = expand_shorthand(sys.argv[1:], schema)
+    _register_schema(config_name, schema, about)
     arguments = get_args_parser().parse_args()
     if arguments.cfg and arguments.multirun:
         print("error: --cfg shows one configuration, -m runs several: leave one of them out", file=sys.stderr)
         sys.exit(USER_ERROR)
     if not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
         sweeps = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
-        _check_before_start(arguments.overrides, config_name, declared, known, sweeps=sweeps)
+        _check_before_start(arguments.overrides, config_name, schema, sweeps=sweeps)
 
     def job(composed: DictConfig) -> None:
-        status = _tell(story, config.check(composed, declared, known))
+        status = _run_and_report(main_fn, config.check(composed, schema))
         if status and sweep_jobs.is_sweep_job(os.environ):
             sweep_jobs.end(status)
         if status:
@@ -82,34 +79,34 @@ def _run(
     hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(job)()
 
 
-def compose(
-    overrides: Sequence[str], *, config_name: str, declared: type[Any], toggles: Iterable[str] = (), about: str = ""
-) -> Any:
+def compose(overrides: Sequence[str], *, config_name: str, schema: type[Any]) -> Any:
     """The checked configuration that a command line stands for, without running anything (tests, notebooks).
 
     Raises:
         ConfigError: as :func:`vitaos.config.check`, or a group, choice or key that does not exist.
     """
-    known = tuple(toggles)
-    _declare(config_name, declared, about)
-    words = _complete(overrides, known)
+    _register_schema(config_name, schema)
+    return _compose(expand_shorthand(overrides, schema), config_name, schema)
+
+
+def _compose(overrides: Sequence[str], config_name: str, schema: type[Any]) -> Any:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3", job_name="vitaos"):
-            composed = hydra.compose(config_name=config_name, overrides=words)
+            composed = hydra.compose(config_name=config_name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise config.ConfigError(_explain(error, declared)) from error
+        raise config.ConfigError(_explain(error, schema)) from error
     finally:
         GlobalHydra.instance().clear()
-    return config.check(composed, declared, known)
+    return config.check(composed, schema)
 
 
-def _declare(config_name: str, declared: type[Any], about: str) -> None:
+def _register_schema(config_name: str, schema: type[Any], about: str = "") -> None:
     """Make the dataclass known to Hydra: as the schema of a file, or of a configuration made here."""
     user_configs.register()
     store = ConfigStore.instance()
     has_file = _has_file(config_name)
-    store.store(name=f"{config_name}_schema", node=declared, provider="vitaos")
+    store.store(name=f"{config_name}_schema", node=schema, provider="vitaos")
     store.store(group="hydra/help", name="vitaos", node=_help(about, with_groups=has_file), provider="vitaos")
     if not has_file:
         overrides = [{"override hydra/help": "vitaos"}, {"override hydra/job_logging": "none"}]
@@ -138,25 +135,26 @@ def _help(about: str, *, with_groups: bool) -> dict[str, str]:
     }
 
 
-def _complete(words: Sequence[str], toggles: Sequence[str]) -> list[str]:
-    """Say in full what may be said in short: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
+def expand_shorthand(overrides: Sequence[str], schema: type[Any]) -> list[str]:
+    """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
     ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), and ``model.keywords.KEY=VALUE`` for a keyword
     that has no default here (``++model.keywords.KEY=VALUE``)."""
-    said: list[str] = []
-    for word in words:
-        key, _, name = word.partition("=")
+    flags = config.technique_flags(schema)
+    expanded: list[str] = []
+    for override in overrides:
+        key, _, name = override.partition("=")
         foreign = key == "model" and name and not set(name) & set(",${}[]") and not _has_file(f"model/{name}")
-        ends = (toggle for toggle in toggles if foreign and name.endswith(f"_{toggle}"))
-        switched = next((toggle for toggle in ends if _has_file(f"model/{name.removesuffix(f'_{toggle}')}")), None)
-        if switched:
-            said += [f"model={name.removesuffix(f'_{switched}')}", f"{switched}=true"]
+        ends = (flag for flag in flags if foreign and name.endswith(f"_{flag}"))
+        technique = next((flag for flag in ends if _has_file(f"model/{name.removesuffix(f'_{flag}')}")), None)
+        if technique:
+            expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
         elif foreign and _is_timm_model(name):
-            said += ["model=timm", f"model.name={name}"]
+            expanded += ["model=timm", f"model.name={name}"]
         elif key.startswith("model.keywords."):
-            said.append(f"++{word}")
+            expanded.append(f"++{override}")
         else:
-            said.append(word)
-    return said
+            expanded.append(override)
+    return expanded
 
 
 def _has_file(config_name: str) -> bool:
@@ -169,14 +167,12 @@ def _is_timm_model(name: str) -> bool:
     return bool(timm.is_model(name))
 
 
-def _check_before_start(
-    overrides: list[str], config_name: str, declared: type[Any], toggles: tuple[str, ...], *, sweeps: bool
-) -> None:
+def _check_before_start(overrides: list[str], config_name: str, schema: type[Any], *, sweeps: bool) -> None:
     try:
         if not sweeps:
             _refuse_several_values(overrides)
-        for words in _jobs(overrides):
-            compose(words, config_name=config_name, declared=declared, toggles=toggles)
+        for job_overrides in _jobs(overrides):
+            _compose(job_overrides, config_name, schema)
     except (config.ConfigError, HydraException) as error:
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"error: {_with_hint(error)}", file=sys.stderr)
@@ -206,10 +202,10 @@ def _jobs(overrides: list[str]) -> Iterator[list[str]]:
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([str(override.input_line)])
-    return (list(words) for words in itertools.product(*choices))
+    return (list(job) for job in itertools.product(*choices))
 
 
-def _explain(error: Exception, declared: type[Any]) -> str:
+def _explain(error: Exception, schema: type[Any]) -> str:
     """Hydra's message without its advice on Hydra, with the valid keys where a key is unknown."""
     text = str(error)
     cause = error.__cause__
@@ -217,15 +213,15 @@ def _explain(error: Exception, declared: type[Any]) -> str:
         key = str(cause.full_key)
         if "not in" in str(cause.msg):
             *path, leaf = key.split(".")
-            return f"{key}: unknown key{config.suggest(leaf, config.keys_at(declared, path))}"
+            return f"{key}: unknown key{config.suggest(leaf, config.keys_at(schema, path))}"
         return f"{key}: {str(cause.msg).splitlines()[0]}"
     return text.split("\nConfig search path", maxsplit=1)[0].strip()
 
 
-def _tell(story: Callable[[Any], int | None], checked: Any) -> int | None:
-    """Run the story; a ``ValueError`` is addressed to the user and becomes a message, anything else keeps its trace."""
+def _run_and_report(main_fn: Callable[[Any], int | None], checked: Any) -> int | None:
+    """Run the main function; a ``ValueError`` is addressed to the user and becomes a message, the rest stay traces."""
     try:
-        return story(checked)
+        return main_fn(checked)
     except ValueError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -2,12 +2,12 @@
 
 Hydra composes the files under ``configs/``; :func:`check` turns the result into the dataclasses below or raises
 :class:`ConfigError` naming the key and what would be right. Everything here happens before any data or device is
-touched; the names of the techniques come in as an argument.
+touched; the names of the techniques come in as an argument of :func:`schema`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any, Final, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,12 +19,26 @@ class ConfigError(ValueError):
     """A configuration that cannot be run: the message names the key and what would be right."""
 
 
-def _one_of(default: Any, *choices: Any, added: bool = False) -> Any:
-    return field(default=default, metadata={"choices": choices, "added": added})
+LOCAL: Final = "local"
+"""Mark of keys that may differ between the starts of a run, and between runs that are compared: where a run runs, what
+it writes and shows, not what it computes."""
+PER_START: Final = "per_start"
+"""Mark of keys that may differ between the starts of a run although they change what comes out: how far it goes, where
+it came from, how a global batch is divided."""
 
 
-def _within(default: Any, low: float | None = None, high: float | None = None, *, added: bool = False) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "added": added})
+def _one_of(default: Any, *choices: Any, mark: str | None = None, added: bool = False) -> Any:
+    return field(default=default, metadata={"choices": choices, "mark": mark, "added": added})
+
+
+def _within(
+    default: Any, low: float | None = None, high: float | None = None, mark: str | None = None, *, added: bool = False
+) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "mark": mark, "added": added})
+
+
+def _marked(mark: str, default: Any) -> Any:
+    return field(default=default, metadata={"mark": mark})
 
 
 @dataclass
@@ -44,29 +58,29 @@ class DataConfig:
 
     name: str = "imagenet"
     kind: str = _one_of("folder", "folder", "ffcv", "digits")
-    loader: str = _one_of("ffcv", "ffcv", "folder")
-    root: str | None = None
-    train: str | None = None
-    val: str | None = None
+    loader: str = _one_of("ffcv", "ffcv", "folder", mark=LOCAL)
+    root: str | None = _marked(LOCAL, None)
+    train: str | None = _marked(LOCAL, None)
+    val: str | None = _marked(LOCAL, None)
     num_classes: int | None = _within(None, 1)
     img_size: int = _within(224, 1)
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     resize: str = _one_of("bicubic", "bicubic", "area")
-    workers: int | None = _within(None, 0)
-    eval_batch_size: int | None = _within(None, 1)
+    workers: int | None = _within(None, 0, mark=LOCAL)
+    eval_batch_size: int | None = _within(None, 1, mark=LOCAL)
     on_bad: str | None = _one_of(None, None, "fail", "skip")
-    in_memory: bool = False
-    prepare: str = ""
+    in_memory: bool = _marked(LOCAL, False)
+    prepare: str = _marked(LOCAL, "")
 
 
 @dataclass
 class RecipeConfig:
     """One column of the recipes: optimisation, regularisation and augmentation. Sources stand in ``configs/recipe``."""
 
-    name: str = "custom"
-    epochs: int = _within(300, 1)
-    batch_size: int = _within(256, 1)
+    name: str = _marked(LOCAL, "custom")
+    epochs: int = _within(300, 1, mark=LOCAL)
+    batch_size: int = _within(256, 1, mark=LOCAL)
     # optimisation
     lr: float = _within(5e-4, 0)
     lr_reference_batch: int | None = _within(512, 1)
@@ -148,54 +162,78 @@ class TrainConfig:
     augment: str = _one_of("device", "device", "timm")
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    init: str | None = None
-    epochs: int = _within(300, 1)
-    steps: int | None = _within(None, 1)
-    batch_size: int = _within(256, 1)
-    accumulate: int = _within(1, 1)
+    logger: LoggerConfig = field(default_factory=LoggerConfig, metadata={"mark": LOCAL})
+    monitor: MonitorConfig = field(default_factory=MonitorConfig, metadata={"mark": LOCAL})
+    init: str | None = _marked(PER_START, None)
+    epochs: int = _within(300, 1, mark=PER_START)
+    steps: int | None = _within(None, 1, mark=PER_START)
+    batch_size: int = _within(256, 1, mark=PER_START)
+    accumulate: int = _within(1, 1, mark=PER_START)
     seed: int = _within(0, 0)
-    device: str = _one_of("auto", "auto", "cpu", "cuda")
+    device: str = _one_of("auto", "auto", "cpu", "cuda", mark=LOCAL)
     precision: str = _one_of("bf16", "bf16", "fp16", "fp32")
-    compile: bool = False
-    channels_last: bool = False
-    checkpoint_gradients: bool = False
-    deterministic: bool = False
+    compile: bool = _marked(LOCAL, False)
+    channels_last: bool = _marked(LOCAL, False)
+    checkpoint_gradients: bool = _marked(LOCAL, False)
+    deterministic: bool = _marked(LOCAL, False)
     nonfinite: str = _one_of("stop", "stop", "skip")
     evaluate_every: int = _within(1, 1)
-    log_every: int = _within(50, 1)
-    out: str = "runs"
-    name: str | None = None
-    resume: str = "auto"
-    checkpoint_every: int | None = _within(None, 1)
-    keep: int = _within(2, 2)
+    log_every: int = _within(50, 1, mark=LOCAL)
+    out: str = _marked(LOCAL, "runs")
+    name: str | None = _marked(LOCAL, None)
+    resume: str = _marked(LOCAL, "auto")
+    checkpoint_every: int | None = _within(None, 1, mark=LOCAL)
+    keep: int = _within(2, 2, mark=LOCAL)
 
 
 @dataclass
-class EvalConfig:
-    """Everything about an evaluation; ``data`` defaults to what the checkpoint says of itself.
+class CheckpointSource:
+    """Which model is looked at and on which images: what an evaluation and an analysis have in common.
 
     ``model``, ``depth``, ``recipe`` and the techniques describe a foreign file; a vitaos checkpoint describes itself.
+    ``data`` defaults to what the checkpoint says of itself.
     """
 
-    checkpoint: str | None = None
+    checkpoint: Any = None
     model: ModelConfig | None = None
     depth: int | None = _within(None, 1)
     skip_gain: float = _within(1.0, 0, 1)
     data: DataConfig | None = None
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     img_size: int | None = _within(None, 1)
-    dataset: str = _one_of("val", "val", "real", "v2", "a", "r", "sketch")
-    real_labels: str | None = None
-    weights: str = _one_of("both", "ema", "raw", "both")
     eval_crop: float | None = _within(None, 0.1, 1)
     batch_size: int = _within(256, 1)
     device: str = _one_of("auto", "auto", "cpu", "cuda")
     precision: str = _one_of("fp32", "bf16", "fp16", "fp32")
+
+
+@dataclass
+class EvalConfig(CheckpointSource):
+    """Everything about an evaluation."""
+
+    checkpoint: str | None = None
+    dataset: str = _one_of("val", "val", "real", "v2", "a", "r", "sketch")
+    real_labels: str | None = None
+    weights: str = _one_of("both", "ema", "raw", "both")
     compile: bool = False
     channels_last: bool = False
     out: str | None = None
+
+
+@dataclass
+class AnalyzeConfig(CheckpointSource):
+    """Everything about an analysis.
+
+    ``checkpoint`` is a run folder or a file, or a list of them; without one an untrained model is analysed.
+    """
+
+    labels: list[str] | None = None
+    images: int = _within(256, 1)
+    weights: str = _one_of("auto", "auto", "ema", "raw")
+    batch_size: int = _within(32, 1)
+    seed: int = _within(0, 0)
+    out: str = "analysis"
+    pdf: bool = False
 
 
 def added_keys(section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:
@@ -217,28 +255,63 @@ def added_keys(section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:
 Config = TypeVar("Config")
 
 
-def schema(
-    base: type[Config], toggles: Iterable[str], default: Any = False, *, known_as: tuple[str, str] | None = None
-) -> type[Config]:
+def schema(base: type[Config], techniques: Iterable[str], *, known_as: tuple[str, str] | None = None) -> type[Config]:
     """Extend a configuration dataclass by one key for each technique: a boolean, or a mapping of its options.
 
     ``known_as`` is the module and the name there under which the class will be found: a sweep's job on another machine
     has to find it there, since a pickled copy of a dataclass no longer knows which of its keys have no default.
     """
-    extra = [(name, Any, field(default=default)) for name in toggles]
+    extra = [(name, Any, field(default=False, metadata={"technique": True})) for name in techniques]
     made = make_dataclass(base.__name__, extra, bases=(base,))
     if known_as:
         made.__module__, made.__qualname__ = known_as
     return made
 
 
-def check(composed: DictConfig, declared: type[Config], toggles: Iterable[str] = ()) -> Config:
+def technique_flags(config: Any) -> list[str]:
+    """Names of the techniques among the keys of a configuration or of its class."""
+    return [key.name for key in fields(config) if key.metadata.get("technique")]
+
+
+def enabled_techniques(config: Any) -> dict[str, bool | dict[str, Any]]:
+    """The techniques that a checked configuration switches on: name -> True or options (none: its defaults)."""
+    values = {name: getattr(config, name) for name in technique_flags(config)}
+    return {name: value for name, value in values.items() if value not in (None, False)}
+
+
+def marked_keys(section: Any, *marks: str) -> set[str]:
+    """Dotted names of the keys, and of whole sections, of a configuration dataclass that carry one of the marks."""
+    found = set()
+    for key, kind in _declared(section):
+        if key.metadata.get("mark") in marks:
+            found.add(key.name)
+        elif is_dataclass(kind):
+            found |= {f"{key.name}.{name}" for name in marked_keys(kind, *marks)}
+    return found
+
+
+def without_keys(flat: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    """A flat configuration without some keys and sections."""
+    sections = tuple(f"{name}." for name in left_out)
+    return {key: value for key, value in flat.items() if key not in left_out and not key.startswith(sections)}
+
+
+def flatten(tree: Any, whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys; mappings under the keys in `whole`, and empty ones, stay values."""
+    if not isinstance(tree, Mapping) or not tree or prefix in whole:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, whole, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def check(composed: DictConfig, declared: type[Config]) -> Config:
     """Turn a composed configuration into its dataclass.
 
     Args:
         composed: what Hydra composed.
         declared: the dataclass made by :func:`schema`.
-        toggles: names of the techniques among its keys.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, outside its choices or range, or an impossible pair.
@@ -252,16 +325,11 @@ def check(composed: DictConfig, declared: type[Config], toggles: Iterable[str] =
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, composed, declared)) from None
     _check_values(config, "")
-    for name in toggles:
-        _check_toggle(name, getattr(config, name))
+    for name in technique_flags(config):
+        _check_technique_flag(name, getattr(config, name))
     if isinstance(config, TrainConfig):
         _check_pairs(config)
     return config
-
-
-def techniques_of(config: Any, toggles: Iterable[str]) -> dict[str, bool | dict[str, Any]]:
-    """The techniques that a checked configuration switches on: name -> True or options (none: its defaults)."""
-    return {name: getattr(config, name) for name in toggles if getattr(config, name, None) not in (None, False)}
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -287,6 +355,12 @@ def keys_at(declared: type[Any], path: list[str]) -> list[str]:
     return [str(key) for key in level] if level is not None else []
 
 
+def _declared(section: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields of a configuration dataclass with their types."""
+    kinds = get_type_hints(section)
+    return ((key, kinds[key.name]) for key in fields(section))
+
+
 def _check_values(section: Any, prefix: str) -> None:
     for declared in fields(section):
         value, key = getattr(section, declared.name), f"{prefix}{declared.name}"
@@ -303,7 +377,7 @@ def _check_values(section: Any, prefix: str) -> None:
             raise ConfigError(f"{key}={value}: out of range; it must be {bounds}")
 
 
-def _check_toggle(name: str, value: Any) -> None:
+def _check_technique_flag(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (bool, Mapping)):
         raise ConfigError(f"{name}={value}: a technique takes true, false, or a mapping of its options")
 

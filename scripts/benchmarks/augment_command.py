@@ -31,7 +31,7 @@ class AugmentConfig:
 
 def command() -> None:
     """The command line."""
-    cli.run(main, config_name="benchmark_augment", declared=AugmentConfig, about=__doc__ or "")
+    cli.run(main, config_name="benchmark_augment", schema=AugmentConfig, about=__doc__ or "")
 
 
 def main(config: Any) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from scripts.benchmarks.hardware import describe
 from vitaos import cli
 from vitaos.assembly import builders
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.batch import Batch
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision
@@ -32,7 +32,7 @@ WARMUP: Final = 3  # steps before the clock starts
 
 def command() -> None:
     """The command line."""
-    cli.run(main, config_name="train", declared=identity.TRAIN_SCHEMA, toggles=identity.TOGGLES, about=__doc__ or "")
+    cli.run(main, config_name="train", schema=TRAIN_SCHEMA, about=__doc__ or "")
 
 
 class SameBatch:
@@ -72,13 +72,13 @@ def main(config: Any) -> None:
     """Measure and print."""
     world = initialize(config.device)
     steps = config.steps or 60
-    with closing(builders.loaders_of(config, world)) as loaders:
+    with closing(builders.build_loaders(config, world)) as loaders:
         if loaders.train.steps_per_epoch < 4 * WARMUP:
             raise ValueError(
                 f"an epoch of {loaders.train.steps_per_epoch} steps is too short to measure; lower batch_size"
             )
         steps = min(steps, loaders.train.steps_per_epoch)
-        model = builders.model_of(config, loaders.num_classes, recipe=config.recipe).to(world.device)
+        model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         same = SameBatch(loaders.train, next(iter(loaders.train.epoch(0))))
         shared: dict[str, Any] = {"world": world, "model": model, "num_classes": loaders.num_classes}
         rates: dict[str, list[float]] = {"loader alone": [], "steps alone": [], "whole": []}
@@ -105,20 +105,20 @@ def _run_rate(
     loader: TrainLoader, steps: int, config: Any, *, world: World, model: nn.Module, num_classes: int
 ) -> float:
     """Images per second of all ranks, of a training run without evaluation."""
-    schedule = builders.schedule_of(config, loader.steps_per_epoch, world.size)
+    schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
     rates = Rates(config.batch_size * config.accumulate * world.size)
     Trainer(
         model=model,
         loss=CrossEntropy(config.recipe.smoothing),
-        optimizer=builders.optimizer_of(config, model, schedule),
+        optimizer=builders.build_optimizer(config, model, schedule),
         schedule=schedule,
         loader=loader,
-        transform=builders.train_transform_of(config, num_classes),
+        transform=builders.build_train_transform(config, num_classes),
         evaluate=lambda _: {},
         world=world,
         precision=build_precision(config.precision, world.device),
-        settings=replace(builders.settings_of(config), steps=steps, log_every=WARMUP, checkpoint_every=None),
-        ema=builders.ema_of(config, model),
+        settings=replace(builders.build_settings(config), steps=steps, log_every=WARMUP, checkpoint_every=None),
+        ema=builders.build_ema(config, model),
         sinks=[rates],
     ).fit()
     # Other ranks have no sink; the main rank's rate is everyone's, since they wait for each other in each step.

@@ -37,7 +37,7 @@ class LoaderConfig:
 
 def command() -> None:
     """The command line."""
-    cli.run(main, config_name="benchmark_loader", declared=LoaderConfig, about=__doc__ or "")
+    cli.run(main, config_name="benchmark_loader", schema=LoaderConfig, about=__doc__ or "")
 
 
 def main(config: Any) -> None:

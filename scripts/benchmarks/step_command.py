@@ -20,10 +20,10 @@ from scripts.benchmarks.hardware import describe, peak_flops
 from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, measure_step, table
 from vitaos import cli
 from vitaos import config as configuration
-from vitaos.assembly import fingerprint as identity
 from vitaos.config import ModelConfig, RecipeConfig
 from vitaos.engine.precision import build_precision
 from vitaos.runtime.world import DEVICES, initialize
+from vitaos.technique_names import TECHNIQUE_NAMES
 
 MODES: Final = {"both": (TRAIN, FORWARD), TRAIN: (TRAIN,), FORWARD: (FORWARD,)}
 COMPILED: Final = {"false": (False,), "true": (True,), "both": (False, True)}
@@ -50,8 +50,8 @@ class StepConfig:
 
 def command() -> None:
     """The command line."""
-    schema = configuration.schema(StepConfig, identity.TOGGLES)
-    cli.run(main, config_name="benchmark_step", declared=schema, toggles=identity.TOGGLES, about=__doc__ or "")
+    schema = configuration.schema(StepConfig, TECHNIQUE_NAMES)
+    cli.run(main, config_name="benchmark_step", schema=schema, about=__doc__ or "")
 
 
 def main(config: Any) -> None:
@@ -94,7 +94,7 @@ def main(config: Any) -> None:
 
 def _makers(config: Any) -> dict[str, Callable[[], nn.Module]]:
     """Plain, each technique asked for alone, and all of them together where there are several."""
-    asked = configuration.techniques_of(config, identity.TOGGLES) or {"attnscale": True, "featscale": True}
+    asked = configuration.enabled_techniques(config) or {"attnscale": True, "featscale": True}
     chosen: dict[str, dict[str, Any]] = {PLAIN: {}} | {name: {name: value} for name, value in asked.items()}
     if len(asked) > 1:
         chosen[" + ".join(asked)] = dict(asked)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from vitaos import cli
-from vitaos.assembly import analysis as inspection
-from vitaos.assembly import builders
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly import analysis, builders, fingerprint
+from vitaos.assembly.schemas import ANALYZE_SCHEMA, TRAIN_SCHEMA
+from vitaos.config import AnalyzeConfig
 from vitaos.runtime.world import World
 
 WORLD = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -31,16 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["data=imagefolder", f"data.root={root}", "data.img_size=32", "data.workers=0"]
 
 
-def compose(words: list[str]) -> inspection.AnalyzeConfig:
-    return cli.compose(words, config_name="analyze", declared=inspection.ANALYZE_SCHEMA, toggles=identity.TOGGLES)
+def compose(words: list[str]) -> AnalyzeConfig:
+    return cli.compose(words, config_name="analyze", schema=ANALYZE_SCHEMA)
 
 
 def write_run(folder: Path, data: list[str], *words: str) -> Path:
     """A run folder as training leaves it, with averaged weights that differ from the raw ones."""
-    config = cli.compose(
-        [*data, *MODEL, *words], config_name="train", declared=identity.TRAIN_SCHEMA, toggles=identity.TOGGLES
-    )
-    model = builders.model_of(config, 10)
+    config = cli.compose([*data, *MODEL, *words], config_name="train", schema=TRAIN_SCHEMA)
+    model = builders.build_model(config, 10)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("attn_scale"):
@@ -53,7 +51,7 @@ def write_run(folder: Path, data: list[str], *words: str) -> Path:
         "optimizer": {},
         "loss_scaler": None,
         "progress": {"step": 1},
-        "config": identity.plain(config),
+        "config": fingerprint.to_dict(config),
         "class_names": [f"class{label}" for label in range(10)],
     }
     (folder / "checkpoints").mkdir(parents=True)
@@ -65,7 +63,7 @@ def test_several_runs_are_analysed_under_their_names(data: list[str], tmp_path: 
     plain = write_run(tmp_path / "plain", data)
     scaled = write_run(tmp_path / "scaled", data, "attnscale=true")
     config = compose([f"checkpoint=[{plain},{scaled}]", f"out={tmp_path}/out", "images=20", "batch_size=8"])
-    files = inspection.analyze(config, WORLD)
+    files = analysis.analyze(config, WORLD)
     assert {"overview.png", "token_similarity.png", "learned_scales.png", "numbers.csv", "summary.json"} <= {
         file.name for file in files
     }
@@ -77,22 +75,22 @@ def test_several_runs_are_analysed_under_their_names(data: list[str], tmp_path: 
 def test_weights_can_be_chosen_and_names_given(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "save_figures", lambda *_, **__: [])
+    monkeypatch.setattr(analysis, "save_figures", lambda *_, **__: [])
     run = write_run(tmp_path / "scaled", data, "attnscale=true")
     words = [f"checkpoint={run}", "weights=raw", "labels=[AttnScale]", "images=4", f"out={tmp_path}/out"]
-    inspection.analyze(compose(words), WORLD)
+    analysis.analyze(compose(words), WORLD)
     (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["run"] == "AttnScale"
     assert summary["attn_scale"]["mean"] == pytest.approx(0.25)
     with pytest.raises(ValueError, match="expected 1 different labels"):
-        inspection.analyze(compose([f"checkpoint={run}", "labels=[a,b]"]), WORLD)
+        analysis.analyze(compose([f"checkpoint={run}", "labels=[a,b]"]), WORLD)
 
 
 def test_an_untrained_model_is_seen_on_images_of_all_classes(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     means: list[float] = []
-    original = inspection.measure
+    original = analysis.measure
 
     def listen(model, batches, **keywords):  # noqa: ANN001, ANN202, ANN003  # stands in for measure
         def pass_on():  # noqa: ANN202
@@ -102,9 +100,9 @@ def test_an_untrained_model_is_seen_on_images_of_all_classes(
 
         return original(model, pass_on(), **keywords)
 
-    monkeypatch.setattr(inspection, "measure", listen)
-    monkeypatch.setattr(inspection, "save_figures", lambda *_, **__: [])
-    inspection.analyze(compose([*data, *MODEL, "featscale=true", "images=10", f"out={tmp_path}"]), WORLD)
+    monkeypatch.setattr(analysis, "measure", listen)
+    monkeypatch.setattr(analysis, "save_figures", lambda *_, **__: [])
+    analysis.analyze(compose([*data, *MODEL, "featscale=true", "images=10", f"out={tmp_path}"]), WORLD)
     (summary,) = json.loads((tmp_path / "summary.json").read_text())
     assert summary["run"] == "deit_ti12-d2-featscale-untrained"
     assert len(np.unique(np.round(means, 3))) == 10, "one image of every class, not two of the first five"
@@ -112,12 +110,12 @@ def test_an_untrained_model_is_seen_on_images_of_all_classes(
 
 def test_nothing_to_analyse_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to analyse"):
-        inspection.analyze(compose([]), WORLD)
+        analysis.analyze(compose([]), WORLD)
     with pytest.raises(ValueError, match="nope"):
-        inspection.analyze(compose([f"checkpoint={tmp_path}/nope.pt"]), WORLD)
+        analysis.analyze(compose([f"checkpoint={tmp_path}/nope.pt"]), WORLD)
 
 
 def test_labels_tell_checkpoints_of_one_run_apart() -> None:
     config = compose(["checkpoint=[runs/a,runs/a/checkpoints/best.pt,other/a,x/deit.pth]"])
-    labels = inspection._labels(config, inspection._checkpoints(config))
+    labels = analysis._labels(config, analysis._checkpoints(config))
     assert labels == ["a", "a best", "a (2)", "deit"]

@@ -7,7 +7,7 @@ import pytest
 
 import train
 from vitaos import cli
-from vitaos.assembly.fingerprint import TOGGLES, TRAIN_SCHEMA
+from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.config import TrainConfig
 
 Run = Callable[..., int]
@@ -23,7 +23,7 @@ def compose_digits(root: Path, *words: str) -> TrainConfig:
     """The configuration of a tiny DeiT for a few steps on digits in class folders."""
     small = ["depth=2", "batch_size=64", "epochs=1", "steps=4", "device=cpu", "data.loader=folder", "data.workers=0"]
     arguments = ["data=digits", f"data.root={root}", *small, *words]
-    return cli.compose(arguments, config_name="train", declared=TRAIN_SCHEMA, toggles=TOGGLES)  # type: ignore[no-any-return]
+    return cli.compose(arguments, config_name="train", schema=TRAIN_SCHEMA)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

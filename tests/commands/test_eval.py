@@ -11,13 +11,13 @@ import eval as evaluation_command
 import vitaos
 from tests.commands.conftest import Run
 from vitaos import cli
-from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES
+from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.metrics_reader import read_metrics
 
 
 def evaluate(*words: str) -> None:
     arguments = ["device=cpu", *words]
-    evaluation_command.main(cli.compose(arguments, config_name="eval", declared=EVAL_SCHEMA, toggles=TOGGLES))
+    evaluation_command.main(cli.compose(arguments, config_name="eval", schema=EVAL_SCHEMA))
 
 
 def result(folder: Path, name: str = "digits-val") -> dict[str, object]:

@@ -11,8 +11,8 @@ import eval as evaluation_command
 from tests.checkpoint.test_safe_load import HOSTILE
 from tests.commands.conftest import Run
 from vitaos import cli
-from vitaos.assembly import analysis as inspection
-from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES
+from vitaos.assembly import analysis
+from vitaos.assembly.schemas import ANALYZE_SCHEMA, EVAL_SCHEMA
 from vitaos.runtime.world import initialize
 
 Door = Callable[[Path, Run, Path], object]
@@ -21,13 +21,13 @@ Door = Callable[[Path, Run, Path], object]
 
 def _evaluate(*words: str) -> None:
     words = ("device=cpu", *words)
-    evaluation_command.main(cli.compose(words, config_name="eval", declared=EVAL_SCHEMA, toggles=TOGGLES))
+    evaluation_command.main(cli.compose(words, config_name="eval", schema=EVAL_SCHEMA))
 
 
 def _analyze(*words: str) -> None:
     words = ("device=cpu", *words)
-    config = cli.compose(words, config_name="analyze", declared=inspection.ANALYZE_SCHEMA, toggles=TOGGLES)
-    inspection.analyze(config, initialize("cpu"))
+    config = cli.compose(words, config_name="analyze", schema=ANALYZE_SCHEMA)
+    analysis.analyze(config, initialize("cpu"))
 
 
 def _run_folder(file: Path, folder: Path) -> Path:

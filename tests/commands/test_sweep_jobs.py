@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitaos.assembly import analysis as inspection
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly.schemas import ANALYZE_SCHEMA, EVAL_SCHEMA, TRAIN_SCHEMA
 from vitaos.runtime import preemption
 from vitaos.runtime import submitit as sweep_jobs
 
@@ -76,6 +75,6 @@ def test_what_went_wrong_is_reported(scontrol: Scontrol, monkeypatch: pytest.Mon
         sweep_jobs.end(preemption.EXIT_PREEMPTED)
 
 
-@pytest.mark.parametrize("schema", [identity.TRAIN_SCHEMA, identity.EVAL_SCHEMA, inspection.ANALYZE_SCHEMA])
+@pytest.mark.parametrize("schema", [TRAIN_SCHEMA, EVAL_SCHEMA, ANALYZE_SCHEMA])
 def test_configurations_are_found_by_a_job_on_another_machine(schema: type) -> None:
     assert pickle.loads(pickle.dumps(schema)) is schema

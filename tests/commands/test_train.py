@@ -141,19 +141,19 @@ def test_the_monitor_looks_at_the_same_images_of_all_classes(
     monkeypatch.setattr(Monitor, "__call__", lambda _self, _model, images: seen.append(images) or {"seen": 1.0})
     config = compose_digits(digits_root, "monitor.every=1")
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    with closing(builders.loaders_of(config, world)) as loaders:
-        observe = builders.observer_of(config, loaders, world)
+    with closing(builders.build_loaders(config, world)) as loaders:
+        observe = builders.build_observe_fn(config, loaders, world)
         observe(torch.nn.Identity(), 0, False)
         observe(torch.nn.Identity(), 1, False)
         config.monitor.every = 2
-        rarely = builders.observer_of(config, loaders, world)
+        rarely = builders.build_observe_fn(config, loaders, world)
         assert [bool(rarely(torch.nn.Identity(), epoch, epoch == 2)) for epoch in (0, 1, 2)] == [False, True, True]
         held_out = torch.cat([batch.images for batch in loaders.val])
         labels = torch.cat([batch.targets for batch in loaders.val])
     assert torch.equal(seen[0], seen[1])
     assert len(seen[0]) == 3 * 1437 // 100, "a forward pass takes a third of a training step: 1% of 1,437 images"
     every_eighth = torch.arange(43) * 360 // 43
-    assert torch.equal(seen[0], builders.normalize_of(config.data)(held_out[every_eighth]))
+    assert torch.equal(seen[0], builders.build_normalize(config.data)(held_out[every_eighth]))
     assert len(labels[every_eighth].unique()) == 10
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from vitaos import cli
-from vitaos.assembly.fingerprint import EVAL_SCHEMA, TOGGLES, TRAIN_SCHEMA, check_same_run, plain, restore, run_name
-from vitaos.config import ConfigError, RecipeConfig, techniques_of
+from vitaos.assembly.fingerprint import check_same_run, restore, run_name, to_dict
+from vitaos.assembly.schemas import EVAL_SCHEMA, TRAIN_SCHEMA
+from vitaos.config import ConfigError, RecipeConfig, enabled_techniques
 
 CONFIGS = cli.CONFIGS
 
 
 def compose(*words: str) -> object:
-    return cli.compose(words, config_name="train", declared=TRAIN_SCHEMA, toggles=TOGGLES)
+    return cli.compose(words, config_name="train", schema=TRAIN_SCHEMA)
 
 
 def choices(group: str) -> list[str]:
@@ -41,7 +42,7 @@ def test_every_experiment_composes_and_says_its_command(name: str) -> None:
 def test_each_row_of_the_paper_has_an_experiment(backbone: str, technique: str | None) -> None:
     config = compose(f"experiment={backbone}" + (f"_{technique}" if technique else ""))
     assert config.model.name == backbone
-    assert [name for name in TOGGLES if getattr(config, name)] == ([technique] if technique else [])
+    assert list(enabled_techniques(config)) == ([technique] if technique else [])
     assert config.data.num_classes == 1000
 
 
@@ -59,7 +60,7 @@ def test_a_name_of_timms_registry_means_backbone_and_technique() -> None:
 
 def test_a_technique_without_options_is_on() -> None:
     config = compose("contranorm={}")
-    assert techniques_of(config, TOGGLES) == {"contranorm": {}}
+    assert enabled_techniques(config) == {"contranorm": {}}
     assert "contranorm" in run_name(config, 1)
 
 
@@ -155,16 +156,14 @@ def test_digits_bring_a_small_model_and_recipe_unless_others_are_chosen() -> Non
 
 def test_a_stored_configuration_comes_back() -> None:
     config = compose("model=deit_s24", "attnscale=true", "depth=36", "recipe.clip=1.0")
-    assert restore(plain(config)) == config
+    assert restore(to_dict(config)) == config
 
 
 def test_eval_takes_every_data_and_leaves_the_model_to_the_checkpoint() -> None:
     for name in choices("data"):
-        config = cli.compose(
-            [f"data={name}", "checkpoint=x"], config_name="eval", declared=EVAL_SCHEMA, toggles=TOGGLES
-        )
+        config = cli.compose([f"data={name}", "checkpoint=x"], config_name="eval", schema=EVAL_SCHEMA)
         assert config.data.name
-    assert cli.compose(["checkpoint=x"], config_name="eval", declared=EVAL_SCHEMA, toggles=TOGGLES).model is None
+    assert cli.compose(["checkpoint=x"], config_name="eval", schema=EVAL_SCHEMA).model is None
 
 
 def test_names_of_runs_follow_what_they_compute() -> None:
@@ -182,7 +181,7 @@ def test_names_of_runs_follow_what_they_compute() -> None:
 
 
 def test_a_run_is_not_continued_as_another_one() -> None:
-    stored = plain(compose("data=digits"))
+    stored = to_dict(compose("data=digits"))
     check_same_run(stored, compose("data=digits", "epochs=50", "steps=7", "batch_size=64", "compile=true"))
     with pytest.raises(ValueError, match=r"attnscale: False there, True here"):
         check_same_run(stored, compose("data=digits", "attnscale=true"))
@@ -200,7 +199,7 @@ def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> No
     assert run_name(compose(), 1) == "deit_s12-imagenet-s0-3609c6"  # as version 0.1.0 named it
     damped = run_name(compose("skip_gain=0.5"), 1)
     assert damped.startswith("deit_s12-r0.5-imagenet-s0-")
-    stored = plain(compose())
+    stored = to_dict(compose())
     del stored["skip_gain"]
     check_same_run(stored, compose())
     with pytest.raises(ValueError, match=r"skip_gain"):

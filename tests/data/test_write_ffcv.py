@@ -37,7 +37,7 @@ def command(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["write_ffcv.py", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.run(script.main, config_name="write_ffcv", declared=script.WriteConfig, about=script.ABOUT)
+            cli.run(script.main, config_name="write_ffcv", schema=script.WriteConfig, about=script.ABOUT)
         return int(ended.value.code or 0)
 
     yield run

@@ -63,11 +63,11 @@ def write(tmp_path: Path) -> Write:
 
 
 def read(folder: Path) -> list[Run]:
-    return read_runs(list(folder.iterdir()), toggles=TOGGLES, identify=identify)
+    return read_runs(list(folder.iterdir()), identify=identify)
 
 
 def study(folder: Path, metric: str = "auto") -> Study:
-    return study_of(read(folder), toggles=TOGGLES, metric=metric)
+    return study_of(read(folder), metric=metric)
 
 
 def test_cells_are_means_over_seeds_compared_with_plain(write: Write, tmp_path: Path) -> None:

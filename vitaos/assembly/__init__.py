@@ -1,5 +1,6 @@
-"""The workshop of the commands: the one place, beside them, that sees every part of vitaos.
+"""What the commands are assembled from: the one part, beside the commands themselves, that sees everything.
 
-``identity.py``: what makes a run the run it is. ``builders.py``: configuration -> objects. ``session.py``: one start of
-a run.
+``schemas.py``: the commands' configuration classes. ``builders.py``: configuration -> objects. ``fingerprint.py``: a
+run's configuration stored, compared and named. ``session.py``: one start of a run. ``eval_target.py``: a checkpoint,
+what describes it and its images. ``evaluation.py``, ``imagenet.py``: the evaluation. ``analysis.py``: the analysis.
 """

@@ -1,7 +1,6 @@
 """From the sections of a checked configuration to the objects of a run; here, and nowhere deeper, both are known.
 
-``train.py``, ``eval.py`` and the scripts tell their stories with these builders. Each takes a configuration and unpacks
-it into plain keywords: config stops at this border.
+Each builder takes a configuration and unpacks it into plain keywords: config stops at this border.
 """
 
 import dataclasses
@@ -13,29 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitaos import config as configuration
+from vitaos import data as datasets
 from vitaos.analysis.monitor import MEASURES, Monitor, learned_means
-from vitaos.assembly.fingerprint import TOGGLES
-from vitaos.config import DataConfig, RecipeConfig, TrainConfig
-from vitaos.data import EvalLoader, Loaders, build_eval_loader, build_loaders
+from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniques
+from vitaos.data import EvalLoader, Loaders
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
+from vitaos.engine import optim
+from vitaos.engine import schedule as schedules
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
-from vitaos.engine.optim import build_optimizer, check_optimizer, scaled_lr
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import Evaluate, Observe
-from vitaos.engine.schedule import WarmupCosine, build_schedule
+from vitaos.engine.schedule import WarmupCosine
 from vitaos.engine.settings import Settings
 from vitaos.models import create_model, regularization_keywords
 from vitaos.runtime.world import World
 from vitaos.weights.load import LoadReport, load_weights
 
 
-def loaders_of(config: TrainConfig, world: World) -> Loaders:
+def build_loaders(config: TrainConfig, world: World) -> Loaders:
     """The training and evaluation loaders of this rank."""
     data, recipe = config.data, config.recipe
-    return build_loaders(
+    return datasets.build_loaders(
         **_data_keywords(data, recipe.eval_crop, data.img_size),
         train_path=data.train,
         val_path=data.val,
@@ -49,17 +48,17 @@ def loaders_of(config: TrainConfig, world: World) -> Loaders:
         crop_scale=_pair(recipe.crop_scale),
         crop_ratio=_pair(recipe.crop_ratio),
         augment=config.augment,  # type: ignore[arg-type]  # its choices are checked by the schema
-        settings=augment_settings_of(config),
+        settings=build_augment_settings(config),
         pin_memory=world.device.type == "cuda",
         expected_classes=data.num_classes,
     )
 
 
-def eval_loader_of(
+def build_eval_loader(
     data: DataConfig, *, world: World, img_size: int, eval_crop: float, batch_size: int, root: str | Path | None = None
 ) -> EvalLoader:
     """The evaluation loader of this rank, for images of `img_size` pixels; `root` may stand for the data's own."""
-    return build_eval_loader(
+    return datasets.build_eval_loader(
         **_data_keywords(data, eval_crop, img_size) | ({} if root is None else {"root": root}),
         path=data.val,
         batch_size=batch_size,
@@ -69,7 +68,7 @@ def eval_loader_of(
     )
 
 
-def model_of(
+def build_model(
     config: Any, num_classes: int, *, img_size: int | None = None, recipe: RecipeConfig | None = None
 ) -> nn.Module:
     """The model with its techniques; `recipe` brings its dropout and drop path, None leaves them out (evaluation).
@@ -89,7 +88,7 @@ def model_of(
         depth=config.depth,
         skip_gain=config.skip_gain,
         **regularization | config.model.keywords,
-        **configuration.techniques_of(config, TOGGLES),
+        **enabled_techniques(config),
     )
 
 
@@ -101,12 +100,12 @@ def check_possible(config: TrainConfig) -> None:
     Raises:
         ValueError: unknown name or keyword, a technique where it is not defined, values that do not go together.
     """
-    check_optimizer(config.optimizer.name)
-    train_transform_of(config, config.data.num_classes or 2)
+    optim.check_optimizer(config.optimizer.name)
+    build_train_transform(config, config.data.num_classes or 2)
     size = config.data.img_size
     try:
         with torch.device("meta"), torch.no_grad():
-            model = model_of(config, config.data.num_classes or 2, recipe=config.recipe).eval()
+            model = build_model(config, config.data.num_classes or 2, recipe=config.recipe).eval()
             model(torch.empty(1, 3, size, size))
     except AssertionError as error:  # how timm says that a model does not take these images
         raise ValueError(f"model={config.model.name} with data.img_size={size}: {error}") from error
@@ -121,7 +120,7 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
     return load_weights(model, config.init, classifier="fit") if config.init else None
 
 
-def augment_settings_of(config: TrainConfig) -> AugmentSettings:
+def build_augment_settings(config: TrainConfig) -> AugmentSettings:
     """What happens to a training image after its crop, by either engine."""
     recipe = config.recipe
     return AugmentSettings(
@@ -137,14 +136,14 @@ def augment_settings_of(config: TrainConfig) -> AugmentSettings:
     )
 
 
-def train_transform_of(config: TrainConfig, num_classes: int) -> DeviceAugment | MixOnly:
+def build_train_transform(config: TrainConfig, num_classes: int) -> DeviceAugment | MixOnly:
     """What happens to a training batch on the device."""
     recipe = config.recipe
     mix = MixSettings(recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch)
     if config.augment == "timm":
         return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)
     return DeviceAugment(
-        augment_settings_of(config),
+        build_augment_settings(config),
         mix,
         img_size=config.data.img_size,
         num_classes=num_classes,
@@ -153,15 +152,15 @@ def train_transform_of(config: TrainConfig, num_classes: int) -> DeviceAugment |
     )
 
 
-def normalize_of(data: DataConfig) -> EvalNormalize:
+def build_normalize(data: DataConfig) -> EvalNormalize:
     """What happens to an evaluation batch on the device."""
     return EvalNormalize(_triple(data.mean), _triple(data.std))
 
 
-def optimizer_of(config: TrainConfig, model: nn.Module, schedule: WarmupCosine) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosine) -> torch.optim.Optimizer:
     """The optimiser of the recipe, at the schedule's first rate."""
     chosen = config.optimizer
-    return build_optimizer(
+    return optim.build_optimizer(
         model,
         name=chosen.name,
         lr=schedule(0),
@@ -172,7 +171,7 @@ def optimizer_of(config: TrainConfig, model: nn.Module, schedule: WarmupCosine) 
     )
 
 
-def schedule_of(config: TrainConfig, steps_per_epoch: int, world_size: int) -> WarmupCosine:
+def build_schedule(config: TrainConfig, steps_per_epoch: int, world_size: int) -> WarmupCosine:
     """The learning rates of the recipe under the linear rule (rate x global batch / reference batch)."""
     recipe = config.recipe
     global_batch = config.batch_size * config.accumulate * world_size
@@ -180,9 +179,9 @@ def schedule_of(config: TrainConfig, steps_per_epoch: int, world_size: int) -> W
     def scaled(rate: float, applies: bool = True) -> float:
         if not applies or recipe.lr_reference_batch is None:
             return rate
-        return scaled_lr(rate, global_batch, recipe.lr_reference_batch)
+        return optim.scaled_lr(rate, global_batch, recipe.lr_reference_batch)
 
-    return build_schedule(
+    return schedules.build_schedule(
         recipe.schedule,
         lr=scaled(recipe.lr),
         warmup_lr=scaled(recipe.warmup_lr, recipe.scale_warmup_and_floor),
@@ -194,18 +193,18 @@ def schedule_of(config: TrainConfig, steps_per_epoch: int, world_size: int) -> W
     )
 
 
-def ema_of(config: TrainConfig, model: nn.Module) -> ModelEma | None:
+def build_ema(config: TrainConfig, model: nn.Module) -> ModelEma | None:
     """The running average of the weights, where the recipe has one."""
     if config.recipe.ema_decay is None:
         return None
     return ModelEma(model, decay=config.recipe.ema_decay, warmup=config.recipe.ema_warmup)
 
 
-def judge_of(config: TrainConfig, loaders: Loaders, world: World, interrupted: Callable[[], bool]) -> Evaluate:
-    """Judges weights on the held-out images, on all ranks together; given up when `interrupted` says so."""
-    normalize, precision = normalize_of(config.data), build_precision(config.precision, world.device)
+def build_evaluate_fn(config: TrainConfig, loaders: Loaders, world: World, interrupted: Callable[[], bool]) -> Evaluate:
+    """A function that evaluates a model on the held-out images, on all ranks together, unless `interrupted`."""
+    normalize, precision = build_normalize(config.data), build_precision(config.precision, world.device)
 
-    def judge(model: nn.Module) -> dict[str, float]:
+    def evaluate_model(model: nn.Module) -> dict[str, float]:
         return evaluate(
             model,
             loaders.val,
@@ -216,10 +215,10 @@ def judge_of(config: TrainConfig, loaders: Loaders, world: World, interrupted: C
             interrupted=interrupted,
         ).metrics()
 
-    return judge
+    return evaluate_model
 
 
-def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
+def build_observe_fn(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
     """What an epoch's line holds besides losses and accuracies: learned scales, and oversmoothing every `monitor.every`
     epochs and at the last one, always on the same held-out images; on the main rank alone.
 
@@ -227,7 +226,7 @@ def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
     from the configuration, so it is built again: a run resumed within its first epoch records what an uninterrupted
     one does.
     """
-    monitor, normalize, every = Monitor(), normalize_of(config.data), config.monitor.every
+    monitor, normalize, every = Monitor(), build_normalize(config.data), config.monitor.every
     precision = build_precision(config.precision, world.device)
     count = _monitored_images(config, loaders.train.images_per_epoch // world.size)
 
@@ -240,7 +239,7 @@ def observer_of(config: TrainConfig, loaders: Loaders, world: World) -> Observe:
             return dict(monitor(model, normalize(held_out())))
 
     def look_at_start() -> dict[str, Any]:
-        model = model_of(config, loaders.num_classes, recipe=config.recipe).to(world.device)
+        model = build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         load_initial_weights(config, model)
         return {f"initial_{key}": value for key, value in look(model).items() if key.startswith(MEASURES)}
 
@@ -263,7 +262,7 @@ def _monitored_images(config: TrainConfig, images_per_epoch: int) -> int:
     return max(1, min(64, 3 * images_per_epoch // 100))
 
 
-def settings_of(config: TrainConfig) -> Settings:
+def build_settings(config: TrainConfig) -> Settings:
     """The trainer's settings."""
     names = {field.name for field in dataclasses.fields(Settings)} - {"clip"}
     return Settings(clip=config.recipe.clip, **{name: getattr(config, name) for name in names})

@@ -1,4 +1,4 @@
-"""One start of a run: its folder and starting point, what it records and says, and how it ends."""
+"""One start of a run: its folder and starting point, what it records and logs, and how it ends."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -9,10 +9,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from vitaos.assembly import builders
-from vitaos.assembly import fingerprint as identity
+from vitaos.assembly import builders, fingerprint
 from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume
-from vitaos.config import TrainConfig, techniques_of
+from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
@@ -46,7 +45,7 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     return result
 
 
-def open_folder(config: TrainConfig, folder: RunDir, world: World) -> ResumePoint | None:
+def open_run_folder(config: TrainConfig, folder: RunDir, world: World) -> ResumePoint | None:
     """Take the run folder and find the checkpoint to go on from, if there is one.
 
     Raises:
@@ -57,7 +56,7 @@ def open_folder(config: TrainConfig, folder: RunDir, world: World) -> ResumePoin
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
         if found is not None:
-            identity.check_same_run(found.config, config)
+            fingerprint.check_same_run(found.config, config)
         return found
 
     return on_main(world, find)
@@ -75,7 +74,7 @@ class Outputs:
         self._stack = ExitStack()
         if not world.is_main:
             return
-        stored = identity.plain(config)
+        stored = fingerprint.to_dict(config)
         folder.write_config(OmegaConf.to_yaml(OmegaConf.create(stored)))
         resumed_from = str(found.path) if found else None
         session = describe_session(seed=config.seed, world_size=world.size, resumed_from=resumed_from)
@@ -84,20 +83,20 @@ class Outputs:
         steps_per_epoch = loaders.train.steps_per_epoch
         sinks = RunSinks(
             folder,
-            total_steps=builders.settings_of(config).total_steps(steps_per_epoch),
+            total_steps=builders.build_settings(config).total_steps(steps_per_epoch),
             steps_per_epoch=steps_per_epoch,
             tracker=stored["logger"],
             run_name=folder.path.name,
             config=stored,
         )
         self.sinks = [self._stack.enter_context(sinks)]
-        self.say(f"run     {folder.path}")
+        self.log(f"run     {folder.path}")
         if found is not None:
             self.checkpoints.set_aside_damaged(found)
-            self.say("\n".join([*found.notes, f"resumed from {found.path} at step {found.step}"]))
+            self.log("\n".join([*found.notes, f"resumed from {found.path} at step {found.step}"]))
 
-    def say(self, text: str | None) -> None:
-        """A sentence for the person and for ``log.txt``, from the main rank."""
+    def log(self, text: str | None) -> None:
+        """Show a text on the screen and keep it in ``log.txt``, on the main rank."""
         for sinks in self.sinks:
             if text:
                 sinks.say(text)
@@ -116,16 +115,16 @@ class Outputs:
         self._stack.__exit__(kind, error, trace)
 
 
-def opening_words(config: TrainConfig, world: World, loaders: Loaders, model: nn.Module) -> str:
-    """What runs, on what: a few lines for the person and for ``log.txt``."""
+def run_summary(config: TrainConfig, world: World, loaders: Loaders, model: nn.Module) -> str:
+    """Model, data, steps and device of a run in three lines."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    switched = ", ".join(techniques_of(config, identity.TOGGLES)) or "plain"
+    enabled = ", ".join(enabled_techniques(config)) or "plain"
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "the CPU"
     per_step = config.batch_size * config.accumulate * world.size
-    total_steps = builders.settings_of(config).total_steps(loaders.train.steps_per_epoch)
+    total_steps = builders.build_settings(config).total_steps(loaders.train.steps_per_epoch)
     return "\n".join(
         [
-            f"model   {config.model.name} ({switched}), {parameters:,} parameters, {config.precision}",
+            f"model   {config.model.name} ({enabled}), {parameters:,} parameters, {config.precision}",
             f"data    {config.data.name}, {loaders.num_classes} classes, {loaders.train.images_per_epoch:,} images "
             f"an epoch, {loaders.val.num_images:,} held out",
             f"steps   {total_steps:,} of {per_step:,} images "
@@ -134,18 +133,18 @@ def opening_words(config: TrainConfig, world: World, loaders: Loaders, model: nn
     )
 
 
-def identity_of(config: TrainConfig, loaders: Loaders, world: World) -> dict[str, Any]:
-    """What a checkpoint says of its run beside the state."""
+def checkpoint_metadata(config: TrainConfig, loaders: Loaders, world: World) -> dict[str, Any]:
+    """What a checkpoint holds beside the state: its format, configuration, class names and versions."""
     return {
         "format": FORMAT,
-        "config": identity.plain(config),
+        "config": fingerprint.to_dict(config),
         "class_names": loaders.class_names,
         "versions": versions(seed=config.seed, world_size=world.size),
     }
 
 
 def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
-    """Train to the end while the ranks watch each other, and say how it ended.
+    """Train to the end while the ranks watch each other, and log how it ended.
 
     A rank that dies or hangs ends the others, by name (:class:`Watchdog`); so this signs off only where all ranks end
     alike.
@@ -158,14 +157,14 @@ def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
         outcome = trainer.fit()
     except NonFiniteError as error:
         watchdog.close()
-        outputs.say(f"stopped: {error}")
+        outputs.log(f"stopped: {error}")
         return EXIT_NONFINITE
     watchdog.close()
-    outputs.say(_closing_words(outcome, outputs.folder))
+    outputs.log(_outcome_summary(outcome, outputs.folder))
     return mark_preempted() if outcome.status == "preempted" else 0
 
 
-def _closing_words(outcome: Outcome, folder: RunDir) -> str:
+def _outcome_summary(outcome: Outcome, folder: RunDir) -> str:
     progress = outcome.progress
     if outcome.status == "preempted":
         return f"asked to leave at step {progress.step}: the state is saved, the same command goes on from here"

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
+from vitaos.config import LOCAL, TrainConfig, flatten, marked_keys
 from vitaos.metrics_reader import read_metrics
 from vitaos.study.welch import Difference, welch
 
@@ -23,11 +24,7 @@ __all__ = ["PLAIN", "Cell", "Run", "Study", "read_runs", "study_of"]
 PLAIN: Final = "plain"
 # Where a run ran, what it was called, how much it told, and what every cell holds alike.
 _LOCAL: Final = (
-    *("out", "name", "resume", "device", "logger", "monitor", "checkpoint_every", "keep", "log_every"),
-    *("compile", "channels_last", "checkpoint_gradients", "deterministic"),
-    *("data.root", "data.train", "data.val", "data.workers", "data.in_memory", "data.prepare", "data.loader"),
-    *("data.eval_batch_size", "recipe.name"),
-    *("recipe.epochs", "recipe.batch_size"),  # only the defaults of epochs and batch_size
+    *marked_keys(TrainConfig, LOCAL),
     *("model.name", "depth", "model.keywords.depth"),  # the cell has them: deit_s12 with depth=24 is deit_s24
     "model.keywords.reg_tokens",  # the technique's name has them
 )
@@ -135,7 +132,7 @@ def read_runs(
         file = folder / "config.yaml"
         if not file.is_file():
             continue
-        config = _flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=True), toggles)
+        config = flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=True), toggles)
         model, own_depth = identify(str(config.get("model.name")))
         stages = config.get("model.keywords.depths") or ()
         depth = config.get("depth") or config.get("model.keywords.depth") or sum(stages) or own_depth
@@ -296,16 +293,6 @@ def _rank(technique: str, toggles: Sequence[str]) -> tuple[int, list[int], str]:
     names = [part.partition("(")[0] for part in technique.split(" + ")]
     known = [*toggles, _REGISTERS]
     return len(names), [known.index(name) for name in names], technique
-
-
-def _flatten(tree: Any, whole: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys; the options of a technique stay together."""
-    if not isinstance(tree, Mapping) or not tree or prefix in whole:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, whole, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _last_session(path: Path) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""What is evaluated or analysed: a checkpoint, the configuration that builds its model, and the images it looks at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitaos.assembly import builders, fingerprint
+from vitaos.checkpoint.safe_load import load_file
+from vitaos.checkpoint.store import FORMAT, find_newest
+from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
+from vitaos.data import EvalLoader
+from vitaos.runtime.world import World
+from vitaos.weights import load as weight_files
+from vitaos.weights.names import EMA_KEYS
+
+
+@dataclass(frozen=True)
+class EvalTarget:
+    """A model and its images.
+
+    Attributes:
+        path: the checkpoint's file; None for an untrained model.
+        content: what the file holds.
+        model_config: the configuration that builds the model: the run's own, or for a foreign file the command line's.
+        data: where the images lie; their size and normalisation are those the model was trained with.
+        img_size: side of the images in pixels.
+        recipe: brings the evaluation's crop.
+        class_names: what the model's answers mean, in their order; None where the file does not say.
+    """
+
+    path: Path | None
+    content: Mapping[str, Any]
+    model_config: TrainConfig | CheckpointSource
+    data: DataConfig
+    img_size: int
+    recipe: RecipeConfig
+    class_names: list[str] | None
+
+    def choose_weights(self, wanted: str) -> list[str]:
+        """``raw`` and ``ema`` as asked for; ``both`` means those that the file has.
+
+        Raises:
+            ValueError: the running average is asked for, and there is none.
+        """
+        has_average = any(self.content.get(key) is not None for key in EMA_KEYS)
+        if wanted == "ema" and not has_average:
+            raise ValueError(f"weights=ema: {self.path} holds no running average of the weights; use weights=raw")
+        return {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"] if has_average else ["raw"]}[wanted]
+
+    def load_weights(self, model: nn.Module, weights: str) -> None:
+        """Load ``raw`` or ``ema`` weights into the model.
+
+        Raises:
+            ValueError: naming the file: they are not this model's.
+        """
+        try:
+            weight_files.load_weights(model, self.content, weights="ema" if weights == "ema" else "model")
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+
+def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
+    """Read a checkpoint and decide what describes it.
+
+    Raises:
+        ValueError: no such checkpoint, or a foreign file without ``model`` or ``data``.
+    """
+    path = _file_of(Path(checkpoint))
+    content = load_file(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
+    if content.get("format") == FORMAT:
+        run: TrainConfig = fingerprint.restore(content["config"])
+        data = _seen_as_in_training(run.data, source.data)
+        size = source.img_size or run.data.img_size
+        return EvalTarget(path, content, run, data, size, run.recipe, content.get("class_names"))
+    if source.model is None or source.data is None:
+        raise ValueError(
+            f"{path} is no vitaos checkpoint and does not say what it is: add model=NAME (with depth and techniques as "
+            "it was trained) and data=..., for example model=deit_s24 attnscale=true data=imagenet data.root=DIR"
+        )
+    return _described_by(source, source.data, path, content)
+
+
+def untrained(source: CheckpointSource) -> EvalTarget:
+    """The model that the configuration describes, with its initial weights.
+
+    Raises:
+        ValueError: the configuration describes no model or no images.
+    """
+    if source.model is None or source.data is None:
+        raise ValueError(
+            "nothing to analyse: give checkpoint=RUN_OR_FILE (or a list, checkpoint=[A,B]), or for an untrained model "
+            "model=NAME and data=..., for example model=deit_s24 data=imagenet data.root=DIR"
+        )
+    return _described_by(source, source.data, None, {})
+
+
+def build_loader(source: CheckpointSource, target: EvalTarget, world: World) -> EvalLoader:
+    """This rank's share of the images."""
+    return builders.build_eval_loader(
+        target.data,
+        world=world,
+        img_size=target.img_size,
+        eval_crop=source.eval_crop or target.recipe.eval_crop,
+        batch_size=source.batch_size,
+    )
+
+
+def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
+    """The model with its initial weights, without the dropout of its training."""
+    return builders.build_model(target.model_config, num_classes, img_size=target.img_size)
+
+
+def _described_by(
+    source: CheckpointSource, data: DataConfig, path: Path | None, content: Mapping[str, Any]
+) -> EvalTarget:
+    return EvalTarget(path, content, source, data, source.img_size or data.img_size, source.recipe, None)
+
+
+def _file_of(path: Path) -> Path:
+    """A run folder means its newest whole checkpoint."""
+    if not path.is_dir():
+        return path
+    found = find_newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    if found is None:
+        raise ValueError(f"checkpoint={path}: no checkpoint in that folder; expected a run folder or a file")
+    return found.path
+
+
+def _seen_as_in_training(trained_on: DataConfig, elsewhere: DataConfig | None) -> DataConfig:
+    """The data of the command line with the normalisation and resizing that the model was trained with."""
+    if elsewhere is None:
+        return trained_on
+    return replace(elsewhere, mean=trained_on.mean, std=trained_on.std, resize=trained_on.resize)

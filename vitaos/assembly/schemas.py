@@ -1,0 +1,10 @@
+"""The configuration classes of the commands: those of ``vitaos.config`` with one key for each technique."""
+
+from typing import Final
+
+from vitaos.config import AnalyzeConfig, EvalConfig, TrainConfig, schema
+from vitaos.technique_names import TECHNIQUE_NAMES
+
+TRAIN_SCHEMA: Final = schema(TrainConfig, TECHNIQUE_NAMES, known_as=(__name__, "TRAIN_SCHEMA"))
+EVAL_SCHEMA: Final = schema(EvalConfig, TECHNIQUE_NAMES, known_as=(__name__, "EVAL_SCHEMA"))
+ANALYZE_SCHEMA: Final = schema(AnalyzeConfig, TECHNIQUE_NAMES, known_as=(__name__, "ANALYZE_SCHEMA"))
