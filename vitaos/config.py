@@ -214,6 +214,7 @@ class EvalConfig(CheckpointSource):
     checkpoint: str | None = None
     dataset: str = _one_of("val", "val", "real", "v2", "a", "r", "sketch")
     real_labels: str | None = None
+    predictions: bool = True
     weights: str = _one_of("both", "ema", "raw", "both")
     compile: bool = False
     channels_last: bool = False

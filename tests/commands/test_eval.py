@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,12 +39,19 @@ def test_a_run_is_evaluated_as_it_was_in_training(run: Run, tmp_path: Path) -> N
     assert sum(int(row["count"]) for row in rows) == 360
     right = sum(float(row["raw_top1"]) * int(row["count"]) / 100 for row in rows)
     assert right == pytest.approx(found["weights"]["raw"]["correct1"], abs=0.1)
+    with np.load(tmp_path / "a" / "evaluation" / "digits-val-predictions.npz") as by_image:
+        assert by_image["target"].shape == (360,)
+        for weights in ("raw", "ema"):
+            assert by_image[f"{weights}_correct"].sum() == found["weights"][weights]["correct1"]
+            right_answers = by_image[f"{weights}_predicted"] == by_image["target"]
+            assert (right_answers == by_image[f"{weights}_correct"]).all()
 
 
 @pytest.mark.parametrize("batch_size", [1000, 7])
 def test_counts_do_not_depend_on_the_batch(run: Run, tmp_path: Path, batch_size: int) -> None:
     assert run("name=a") == 0
-    evaluate(f"checkpoint={tmp_path / 'a'}", f"batch_size={batch_size}", f"out={tmp_path / 'e'}")
+    evaluate(f"checkpoint={tmp_path / 'a'}", f"batch_size={batch_size}", f"out={tmp_path / 'e'}", "predictions=false")
+    assert not list((tmp_path / "e").glob("*.npz"))
     (line,) = read_metrics(tmp_path / "a" / "metrics.jsonl")
     found = result(tmp_path / "e")
     assert (found["count"], found["top1"]) == (360, line["val_top1"])

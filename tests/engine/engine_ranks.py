@@ -137,6 +137,7 @@ def evaluations(world: World) -> dict[str, Any]:
             precision=number_format,
             num_classes=CLASSES,
             interrupted=interrupted,
+            keep_predictions=True,
         )
 
     found: dict[str, Any] = {}
@@ -147,6 +148,9 @@ def evaluations(world: World) -> dict[str, Any]:
             result.correct1,
             result.correct5,
             result.class_correct5.tolist(),
+            result.predictions.target.tolist(),
+            result.predictions.predicted.tolist(),
+            result.predictions.correct.tolist(),
             result.loss,
         ]
     try:

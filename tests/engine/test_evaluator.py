@@ -54,6 +54,18 @@ def test_counts_and_loss_equal_a_count_by_hand() -> None:
     assert set(result.metrics()) == {"top1", "top5", "loss"}
 
 
+def test_predictions_of_every_image_in_the_datasets_order() -> None:
+    logits = torch.eye(4)[[0, 2, 1, 3, 3]]
+    logits[3] = float("nan")
+    loader = Listed(logits, [0, 2, 3, 3, 3])
+    assert judge(Answers(), loader, classes=4).predictions is None
+    found = judge(Answers(), loader, classes=4, keep_predictions=True).predictions
+    assert found is not None
+    assert found.target.tolist() == [0, 2, 3, 3, 3]
+    assert found.predicted.tolist() == [0, 2, 1, -1, 3]
+    assert found.correct.tolist() == [True, True, False, False, True]
+
+
 def test_fewer_than_five_classes() -> None:
     result = judge(Answers(), Listed(torch.eye(3), [0, 1, 1]), classes=3)
     assert (result.correct1, result.correct5) == (2, 3)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from vitaos.assembly import builders, imagenet
@@ -44,11 +46,12 @@ def evaluate_checkpoint(
         num_classes=classes.classes,
         class_indices=classes.indices,
         real_labels=imagenet.real_labels(loader.file_names(), config.real_labels) if config.dataset == "real" else None,
+        keep_predictions=config.predictions,
     )
 
 
 class Report:
-    """The outcome of an evaluation as a table, as JSON and, by class, as CSV."""
+    """The outcome of an evaluation as a table, as JSON, by class as CSV and by image as NPZ."""
 
     def __init__(
         self, config: EvalConfig, target: EvalTarget, names: Sequence[str], results: Mapping[str, EvaluationResult]
@@ -66,7 +69,7 @@ class Report:
         return "\n".join(lines)
 
     def write(self) -> list[Path]:
-        """Write both files and return their paths."""
+        """Write the files and return their paths."""
         folder = Path(self.config.out) if self.config.out else _folder_for(self.target.path)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.target.data.name}-{self.config.dataset}"
@@ -74,7 +77,20 @@ class Report:
         summary.write_text(json.dumps(self._summary(), indent=2) + "\n", encoding="utf-8")
         with by_class.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(self._rows())
-        return [summary, by_class]
+        by_image = self._by_image()
+        if not by_image:
+            return [summary, by_class]
+        np.savez_compressed(folder / f"{stem}-predictions.npz", **by_image)
+        return [summary, by_class, folder / f"{stem}-predictions.npz"]
+
+    def _by_image(self) -> dict[str, NDArray[Any]]:
+        """Label, first answer and whether it counts as right, of every image in the order of the dataset."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for weights, result in self.results.items():
+            if (found := result.predictions) is not None:
+                arrays["target"] = found.target
+                arrays |= {f"{weights}_predicted": found.predicted, f"{weights}_correct": found.correct}
+        return arrays
 
     def _summary(self) -> dict[str, Any]:
         described = self.target.model_config

@@ -4,7 +4,7 @@ Shapes: B images of a batch, C classes that the model answers, K classes that ar
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,21 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - not an error: a rank was
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """What was predicted for every image of a dataset of N, by its index there.
+
+    Attributes:
+        target: (N,) int32, the dataset's own label; -1 for an image that was not evaluated.
+        predicted: (N,) int32, the first answer; -1 for an image that was not evaluated or whose logits are not finite.
+        correct: (N,) bool, whether the first answer counts as right.
+    """
+
+    target: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    correct: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Counts over a dataset and what follows from them.
 
@@ -33,6 +48,7 @@ class EvaluationResult:
             there are fewer classes).
         loss: mean cross-entropy.
         class_count, class_correct1, class_correct5: (K,) int64, the same by class.
+        predictions: of every image, where they were asked for.
     """
 
     count: int
@@ -42,6 +58,7 @@ class EvaluationResult:
     class_count: NDArray[np.int64]
     class_correct1: NDArray[np.int64]
     class_correct5: NDArray[np.int64]
+    predictions: Predictions | None = None
 
     @property
     def top1(self) -> float:
@@ -68,6 +85,21 @@ class _Counts:
         self.interrupted = self.vector[-1]
 
 
+class _PredictionTable:
+    """A row a fact and a column an image, filled by each rank for its own images; the sum over ranks is the whole."""
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.table = torch.zeros(3, images, dtype=torch.int32, device=device)  # 0 is "not evaluated"
+
+    def add(self, positions_B: Tensor, targets_B: Tensor, answers_B: Tensor, right_B: Tensor) -> None:
+        rows = torch.stack([targets_B + 1, answers_B + 1, right_B])
+        self.table[:, positions_B.to(self.table.device, non_blocking=True)] = rows.to(self.table.dtype)
+
+    def result(self, world: World) -> Predictions:
+        target, predicted, correct = world.all_reduce(self.table).cpu().numpy()
+        return Predictions(target - 1, predicted - 1, correct.astype(np.bool_))
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -80,6 +112,7 @@ def evaluate(
     class_indices: Sequence[int] | None = None,
     real_labels: Sequence[Sequence[int]] | None = None,
     interrupted: Callable[[], bool] | None = None,
+    keep_predictions: bool = False,
 ) -> EvaluationResult:
     """Evaluate a model on all ranks together; each sees its share of the images, and one all-reduce adds the counts.
 
@@ -93,12 +126,14 @@ def evaluate(
         real_labels: for each image of the dataset the labels that count as right ("ImageNet ReaL"); images without
             any are left out, the classes of the result and the loss stay those of the dataset's own labels.
         interrupted: asked before each batch; once true on any rank, all ranks raise `EvaluationInterrupted` at the end.
+        keep_predictions: return what was predicted for every image as well.
 
     Raises:
         EvaluationInterrupted: see `interrupted`.
         ValueError: the labels do not fit the number of classes or answers, or no image was left to judge.
     """
     counts = _Counts(num_classes, world.device)
+    table = _PredictionTable(loader.num_images, world.device) if keep_predictions else None
     indices = None if class_indices is None else torch.tensor(class_indices, dtype=torch.int64, device=world.device)
     was_training = model.training
     model.eval()
@@ -115,25 +150,35 @@ def evaluate(
                 logits_BC = model(images)
             logits_BK = (logits_BC if indices is None else logits_BC[:, indices]).float()
             _check_answers(logits_BK.shape[1], num_classes)
-            _add(counts, logits_BK, targets, None if accepted is None else accepted.to(world.device, non_blocking=True))
+            on_device = None if accepted is None else accepted.to(world.device, non_blocking=True)
+            answers_B, right_B = _add(counts, logits_BK, targets, on_device)
+            if table is not None:
+                table.add(batch.positions, targets, answers_B, right_B)
     finally:
         model.train(was_training)
     world.all_reduce(counts.vector)
-    return _result(counts)
+    result = _result(counts)
+    return result if table is None else replace(result, predictions=table.result(world))
 
 
-def _add(counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Tensor | None) -> None:
-    """Add a batch to the counts; `accepted_BK` is true where an answer counts as right."""
+def _add(counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Add a batch to the counts; `accepted_BK` is true where an answer counts as right.
+
+    Returns:
+        The first answer of each image (-1 where its logits are not finite), and whether it is right.
+    """
     if accepted_BK is None:
         accepted_BK = targets_B[:, None] == torch.arange(logits_BK.shape[1], device=targets_B.device)
     judged_B = accepted_BK.any(1)
     top_B5 = logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices
     # topk puts NaN first, so an answer that is not a number must not count as right.
-    right_B5 = accepted_BK.gather(1, top_B5) & torch.isfinite(logits_BK).all(1, keepdim=True)
+    finite_B1 = torch.isfinite(logits_BK).all(1, keepdim=True)
+    right_B5 = accepted_BK.gather(1, top_B5) & finite_B1
     rows = torch.stack([judged_B, right_B5[:, 0], right_B5.any(1)]).to(torch.float64)
     counts.by_class.index_add_(1, targets_B, rows)
     losses_B = F.cross_entropy(logits_BK, targets_B, reduction="none").double()
     counts.loss += torch.where(judged_B, losses_B, 0.0).sum()
+    return torch.where(finite_B1[:, 0], top_B5[:, 0], -1), right_B5[:, 0]
 
 
 def _accepted(real_labels: Sequence[Sequence[int]], positions_B: Tensor, num_classes: int) -> Tensor:
