@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The dose-response study, all of it, as docs/results.md reports it:  scripts/dose_response.sh CIFAR10 [OUT]
+#   CIFAR10   class folders train/<class>/* and test/<class>/* (docs/data.md says how to get them)
+#   OUT       where data and runs go (default runs/dose_response)
+# Environment: AT_A_TIME (runs side by side, default one a core), SEEDS, DOSES, ARMS (see below). A run that is finished is not run
+# again and one that was interrupted goes on, so this may be stopped and started at any time.
+set -euo pipefail
+source=$(cd "${1:?usage: scripts/dose_response.sh CIFAR10 [OUT]}" && pwd)
+cd "$(dirname "$0")/.."
+out=${2:-runs/dose_response}
+python=${PYTHON:-.venv/bin/python}
+seeds=${SEEDS:-0 1 2 3 4 5 6 7}
+doses=${DOSES:-1 0.5 0.6 0.7 0.25 0 0.8 0.9}
+many_seeds=${MANY_SEEDS:-0.7 0.6 0.5}   # the doses of the fall, where seeds spread most, have all seeds; the others three
+arms=${ARMS:-plain attnscale featscale attnscale+featscale neutreno centered_attention gfsa contranorm layerscale}
+at_a_time=${AT_A_TIME:-$(nproc)}
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 python out
+
+# 1,000 training images a class, by name; 500 others a class are held out for choices (rates); accuracy is that of all test images.
+subset() { # part first count into
+  local class
+  for class in "$source/$1"/*/; do
+    mkdir -p "$4/$(basename "$class")"
+    find "$class" -type f | sort | sed -n "$2,$(($2 + $3 - 1))p" | xargs -I{} cp -n {} "$4/$(basename "$class")/"
+  done
+}
+write() { # name part first count
+  [ -f "$out/data/$1.beton" ] && return
+  subset "$2" "$3" "$4" "$out/data/$1"
+  $python scripts/write_ffcv.py source="$out/data/$1" out="$out/data/$1.beton" mode=raw >/dev/null
+}
+write train train 1 1000
+write held_out train 1001 500
+write val test 1 1000
+
+run() { # seed dose arm
+  local flags
+  case "$3" in
+    plain) flags="" ;;
+    layerscale) flags="layerscale={init:0.1}" ;; # its paper's start at up to 18 blocks
+    *) flags="$(tr + '\n' <<<"$3" | sed 's/$/=true/' | tr '\n' ' ')" ;;
+  esac
+  # shellcheck disable=SC2086  # the flags are words of their own
+  $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="r$2-$3-s$1" \
+    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 || echo "failed: $1 $2 $3 (see $out/log.txt)"
+}
+export -f run
+
+for seed in $seeds; do # a seed is a whole grid: the study can be read while it grows
+  for dose in $doses; do
+    [ "$seed" -lt 3 ] || [[ " $many_seeds " == *" $dose "* ]] || continue
+    for arm in $arms; do echo "$seed $dose $arm"; done
+  done
+done | xargs -P "$at_a_time" -I{} bash -c 'run {}'
+$python scripts/report.py runs="$out/runs/*" out="$out/report"
