@@ -21,7 +21,7 @@ def main(config: EvalConfig) -> None:
     world = initialize(config.device)
     target = eval_target.resolve_checkpoint(config, config.checkpoint)
     with closing(eval_target.build_loader(config, target, world)) as loader:
-        classes = imagenet.match_classes(config.dataset, target.class_names, loader.class_names, target.path)
+        classes = imagenet.match_classes(config.dataset, target.class_names, loader.class_names, target.file)
         model = eval_target.build_model(target, classes.answers).to(world.device)
         evaluate = partial(evaluation.evaluate_checkpoint, config, target, model, loader=loader, classes=classes)
         results = {weights: evaluate(weights, world=world) for weights in target.choose_weights(config.weights)}

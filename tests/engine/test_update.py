@@ -141,7 +141,7 @@ def test_ema_is_timms(warmup: bool) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1)
-        ours.update(model, step, torch.tensor(False))
+        ours.update_average(model, step, torch.tensor(False))
         theirs.update(model, step=step + 1 if warmup else None)
     for one, other in zip(ours.module.state_dict().values(), theirs.module.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)

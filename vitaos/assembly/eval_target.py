@@ -39,6 +39,12 @@ class EvalTarget:
     recipe: RecipeConfig
     class_names: list[str] | None
 
+    @property
+    def file(self) -> Path:
+        """The checkpoint's file, where there is a checkpoint."""
+        assert self.path is not None, "an untrained model has no file"
+        return self.path
+
     def choose_weights(self, wanted: str) -> list[str]:
         """``raw`` and ``ema`` as asked for; ``both`` means those that the file has.
 

@@ -70,7 +70,7 @@ class Report:
 
     def write(self) -> list[Path]:
         """Write the files and return their paths."""
-        folder = Path(self.config.out) if self.config.out else _folder_for(self.target.path)
+        folder = Path(self.config.out) if self.config.out else _folder_for(self.target.file)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.target.data.name}-{self.config.dataset}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"

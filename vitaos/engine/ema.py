@@ -31,7 +31,7 @@ class ModelEma(ModelEmaV3):
         return float(self.get_decay(step + 1)) if self.use_warmup else self.decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int, skip_step: Tensor) -> None:
+    def update_average(self, model: nn.Module, step: int, skip_step: Tensor) -> None:
         """Move the average towards `model` after global step `step`, unless `skip_step` (bool, on the device)."""
         weight = torch.where(skip_step, 0.0, 1.0 - self.decay_at(step)).to(torch.float32)
         averages, values, copies = self._lists(model)

@@ -142,7 +142,7 @@ class Update:
         if self.statistics is not None:
             self.statistics.commit_or_rollback(decision.skip_step)
         if self.ema is not None:
-            self.ema.update(model, step, decision.skip_step)
+            self.ema.update_average(model, step, decision.skip_step)
         return decision
 
     def _divisor(self, norm: Tensor, scale: Tensor | None) -> Tensor | None:

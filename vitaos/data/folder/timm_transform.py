@@ -17,7 +17,7 @@ TimmTransform = Callable[[Image.Image], torch.Tensor]
 
 
 def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings) -> TimmTransform:
-    """timm's training transform: crop, flip, RandAugment or colour jitter, normalisation, erasing.
+    """timm's training transform: crop, flip, RandAugment or color jitter, normalization, erasing.
 
     Raises:
         ValueError: for a config string that is wrong; timm passes over the parts it cannot read, or asserts.
@@ -30,7 +30,7 @@ def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings)
         scale=crop.scale,
         ratio=crop.ratio,
         hflip=settings.hflip,
-        color_jitter=settings.color_jitter,
+        color_jitter=settings.color_jitter or 0.0,
         auto_augment=_timms_spelling(settings.randaugment),
         interpolation="bicubic",
         re_prob=settings.erasing,
@@ -55,7 +55,7 @@ def _timms_spelling(randaugment: str | None) -> str | None:
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """timm's posterise, which keeps 0 bits (a black image) at its highest level; Pillow from 13 on refuses that."""
+    """timm's posterize, which keeps 0 bits (a black image) at its highest level; Pillow from 13 on refuses that."""
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
     return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
