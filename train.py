@@ -21,6 +21,10 @@ from vitaos.runtime.world import initialize
 
 def main(config: TrainConfig) -> int:
     """One run, from its checked configuration to its exit status."""
+    # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. Requests to
+    # leave are heard before anything is taken. The data is opened before the run folder, so that a refused run leaves
+    # none; the folder is locked before the model is built, since it says where the run goes on. Weights are loaded
+    # last, into the finished trainer, so that a resumed run starts from exactly the objects of a new one.
     builders.check_possible(config)
     if config.deterministic:
         enable_determinism()

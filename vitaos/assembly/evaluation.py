@@ -80,7 +80,8 @@ class Report:
         by_image = self._by_image()
         if not by_image:
             return [summary, by_class]
-        np.savez_compressed(folder / f"{stem}-predictions.npz", **by_image)
+        arrays: dict[str, Any] = dict(by_image)  # numpy types its own keyword beside the arrays'
+        np.savez_compressed(folder / f"{stem}-predictions.npz", **arrays)
         return [summary, by_class, folder / f"{stem}-predictions.npz"]
 
     def _by_image(self) -> dict[str, NDArray[Any]]:
