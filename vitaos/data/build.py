@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.augment.settings import DEIT_AUGMENT, AugmentSettings
@@ -29,6 +29,7 @@ class TrainLoader(Protocol):
 
     steps_per_epoch: int
     images_per_epoch: int
+    fingerprint: dict[str, Any]
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]: ...
 
@@ -44,6 +45,7 @@ class EvalLoader(Protocol):
 
     num_images: int
     class_names: list[str]
+    fingerprint: dict[str, Any]
 
     def file_names(self) -> list[str] | None:
         """Names of the files by dataset index, where they are known."""
@@ -68,6 +70,11 @@ class Loaders:
     def num_classes(self) -> int:
         """How many classes the data has."""
         return len(self.class_names)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Which data this is, whatever its path: ``{"train": ..., "val": ...}``."""
+        return {"train": self.train.fingerprint, "val": self.val.fingerprint}
 
     def close(self) -> None:
         """End all workers."""

@@ -71,6 +71,14 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's `value` (anything that pickles), by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, value, group=self.control)
+        return gathered
+
     def any_rank(self, flag: bool) -> PendingFlag:
         """Ask whether any rank says yes. Every rank must ask; the answer is fetched later and costs no wait by then."""
         answer = torch.tensor([int(flag)], dtype=torch.int32)

@@ -196,6 +196,7 @@ class FfcvTrainLoader:
         )  # fmt: skip
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
+        self.fingerprint = beton.fingerprint()
 
     @property
     def bad_records(self) -> list[int]:
@@ -223,6 +224,7 @@ class FfcvEvalLoader:
         on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
         self.class_names = beton.class_names
+        self.fingerprint = beton.fingerprint()
         self.num_images = len(beton)
         self._indices = evaluation_indices(len(beton), rank, world)
         self._batch_size = batch_size

@@ -5,6 +5,7 @@ use, its draws have no seed and its distributed order pads. Its file format, its
 decoding, area resize; ctypes lets go of Python's lock while they run) are what makes it fast, and those are used here.
 """
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import CorruptImageError
+from vitaos.data.fingerprint import fingerprint
 from vitaos.data.ffcv.jpeg import jpeg_size
 from vitaos.data.ffcv.manifest import BetonManifest, Section, Sections, check_index, read_manifest, repair
 
@@ -104,6 +106,14 @@ class Beton:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Identifies the data whatever its path, by the manifest's checksums or, where there is none, by the index."""
+        if self.manifest is not None:
+            content = [json.dumps(self.manifest.checksums, sort_keys=True).encode()]
+        else:
+            content = [column.tobytes() for column in (self.heights, self.widths, self._starts, self._sizes)]
+        return fingerprint("ffcv", self.class_names, self.targets, *content)
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode one image to (H, W, 3) RGB, valid until this thread decodes the next one.

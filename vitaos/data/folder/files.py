@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitaos.data.corrupt_images import CorruptImageError, OnBad
+from vitaos.data.fingerprint import fingerprint
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 SIGNATURES: Final = (
@@ -48,6 +49,10 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Identifies the data whatever its path; see :func:`vitaos.data.fingerprint.fingerprint`."""
+        return fingerprint("folder", self.class_names, self.targets, self.files.tobytes())
 
     def path(self, index: int) -> Path:
         """The file of an image."""

@@ -154,6 +154,7 @@ class FolderTrainLoader:
         self._loader: DataLoader[Any] | None = _data_loader(dataset, self._keys, workers, pin_memory)
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
+        self.fingerprint = folder.fingerprint()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
@@ -178,6 +179,7 @@ class FolderEvalLoader:
         resize: Resize = "bicubic", workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
         self.class_names = folder.class_names
+        self.fingerprint = folder.fingerprint()
         self.num_images = len(folder)
         self._folder = folder
         self._indices = evaluation_indices(len(folder), rank, world)
