@@ -34,7 +34,7 @@ def main(config: TrainConfig) -> int:
         preemption = stack.enter_context(Preemption())
         stack.callback(folder.close)
         loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
-        found = session.open_run_folder(config, folder, world)
+        found = session.open_run_folder(config, folder, world, loaders.fingerprint)
         model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         loaded = builders.load_initial_weights(config, model) if found is None else None
         schedule = builders.build_schedule(config, loaders.train.steps_per_epoch, world.size)

@@ -13,6 +13,7 @@ from vitaos.assembly import builders, fingerprint
 from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
+from vitaos.data.fingerprint import differences
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
@@ -45,21 +46,44 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     return result
 
 
-def open_run_folder(config: TrainConfig, folder: RunDir, world: World) -> ResumePoint | None:
+def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dict[str, Any]) -> ResumePoint | None:
     """Take the run folder and find the checkpoint to go on from, if there is one.
 
     Raises:
-        ValueError: on every rank: the folder is in use, must not be continued, or belongs to another run.
+        ValueError: on every rank: the ranks see different data (`data`: this rank's fingerprints), or the folder is in
+            use, must not be continued, or belongs to another run or other data.
     """
+
+    _check_ranks_share_data(world, data)
 
     def find() -> ResumePoint | None:
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
         if found is not None:
             fingerprint.check_same_run(found.config, config)
+            _check_same_data(found, data)
         return found
 
     return on_main(world, find)
+
+
+def _check_ranks_share_data(world: World, data: dict[str, Any]) -> None:
+    """Refuse copies of the data that differ between machines."""
+    first, *others = world.gather_objects(data)
+    for rank, other in enumerate(others, start=1):
+        found = differences(first, other, names=("on rank 0", f"on rank {rank}"))
+        if found:
+            raise ValueError(f"rank {rank} has other data than rank 0 ({'; '.join(found)}): copy the data again")
+
+
+def _check_same_data(found: ResumePoint, data: dict[str, Any]) -> None:
+    """Refuse to continue a run with other data; checkpoints of older versions do not say which data they saw."""
+    differing = differences(found.data, data, names=("there", "here")) if found.data is not None else []
+    if differing:
+        raise ValueError(
+            f"{found.path} was trained on other data ({'; '.join(differing)}). Give this run another name=, or the "
+            "data it began with; to start from its weights alone use init=FILE with another name="
+        )
 
 
 class Outputs:
@@ -139,6 +163,7 @@ def checkpoint_metadata(config: TrainConfig, loaders: Loaders, world: World) -> 
         "format": FORMAT,
         "config": fingerprint.to_dict(config),
         "class_names": loaders.class_names,
+        "data": loaders.fingerprint,
         "versions": versions(seed=config.seed, world_size=world.size),
     }
 

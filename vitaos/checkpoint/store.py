@@ -40,6 +40,7 @@ class ResumePoint(NamedTuple):
         path: its file.
         step: its global step.
         config: the configuration of its run.
+        data: the fingerprints of its data, None where an older version wrote it.
         notes: what was wrong with newer ones, in words, for the log.
         damaged: those newer ones.
     """
@@ -49,6 +50,7 @@ class ResumePoint(NamedTuple):
     config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     damaged: tuple[Path, ...] = ()
+    data: Mapping[str, Any] | None = None
 
 
 def _warn(message: str) -> None:
@@ -117,7 +119,7 @@ def find_newest(folder: str | Path) -> ResumePoint | None:
         step = _step_of(path, contents)
         if notes:
             notes.append(f"Falling back to {path} (step {step}).")
-        return ResumePoint(path, step, contents["config"], tuple(notes), tuple(damaged))
+        return ResumePoint(path, step, contents["config"], tuple(notes), tuple(damaged), contents.get("data"))
     if candidates:
         raise ValueError(
             f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "
@@ -153,7 +155,7 @@ def find_resume(resume: str, folder: str | Path) -> ResumePoint | None:
             raise ValueError(f"resume={resume}: no checkpoint in that folder.")
         return found
     contents = load_checkpoint(path)
-    return ResumePoint(path, _step_of(path, contents), contents["config"])
+    return ResumePoint(path, _step_of(path, contents), contents["config"], data=contents.get("data"))
 
 
 class Checkpoints:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import CorruptImageError
-from vitaos.data.fingerprint import fingerprint
 from vitaos.data.ffcv.jpeg import jpeg_size
 from vitaos.data.ffcv.manifest import BetonManifest, Section, Sections, check_index, read_manifest, repair
+from vitaos.data.fingerprint import fingerprint
 
 JPEG_MODE: Final = 0
 RAW_MODE: Final = 1
