@@ -63,11 +63,11 @@ def write(tmp_path: Path) -> Write:
 
 
 def read(folder: Path) -> list[Run]:
-    return read_runs(list(folder.iterdir()), identify=identify)
+    return read_runs(list(folder.iterdir()), toggles=TOGGLES, identify=identify)
 
 
 def study(folder: Path, metric: str = "auto") -> Study:
-    return study_of(read(folder), metric=metric)
+    return study_of(read(folder), toggles=TOGGLES, metric=metric)
 
 
 def test_cells_are_means_over_seeds_compared_with_plain(write: Write, tmp_path: Path) -> None:
@@ -294,3 +294,14 @@ def test_the_command_names_models_by_backbone_and_depth() -> None:
     assert command.identify("cait_xxs24") == ("cait_xxs", 24)
     assert command.identify("swin_s") == ("swin_s", 24)
     assert command.identify("vit_small_patch16_224") == ("vit_small_patch16_224", None)
+
+
+def test_every_skip_gain_is_compared_with_its_own_plain_runs(write: Write, tmp_path: Path) -> None:
+    for gain, plain in ((1.0, 80.0), (0.5, 20.0)):
+        write(f"plain{gain}", plain, skip_gain=gain)
+        write(f"scaled{gain}", plain + 3, skip_gain=gain, attnscale=True)
+    cells = study(tmp_path).cells
+    assert [(cell.model, cell.mean) for cell in cells] == [
+        ("deit_s", 80.0), ("deit_s", 83.0), ("deit_s-r0.5", 20.0), ("deit_s-r0.5", 23.0)
+    ]  # fmt: skip
+    assert [cell.difference.value for cell in cells if cell.difference] == [3.0, 3.0]

@@ -134,6 +134,7 @@ def read_runs(
             continue
         config = flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=True), toggles)
         model, own_depth = identify(str(config.get("model.name")))
+        gain = config.get("skip_gain")  # a family of its own for each dose, with its own plain runs
         stages = config.get("model.keywords.depths") or ()
         depth = config.get("depth") or config.get("model.keywords.depth") or sum(stages) or own_depth
         runs.append(
@@ -142,7 +143,7 @@ def read_runs(
                 config=config,
                 metrics=read_metrics(folder / "metrics.jsonl"),
                 session=_last_session(folder / "environment.json"),
-                model=model,
+                model=model if gain in (None, 1) else f"{model}-r{gain}",
                 depth=None if depth is None else int(depth),
                 technique=_technique_of(config, toggles),
             )
