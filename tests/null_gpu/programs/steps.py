@@ -1,0 +1,70 @@
+"""Steps of one family in every form: ``steps.py FAMILY``. Prints a JSON line for each case: what it found wrong."""
+
+import json
+import sys
+import traceback
+import warnings
+
+from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, words_of
+from tests.null_gpu.recording import recording
+from vitaos import techniques
+
+BOTH = ("attnscale=true", "featscale=true")
+PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+def cases(family: str) -> dict[str, tuple[str, ...]]:
+    """Name -> words of the command line."""
+    found: dict[str, tuple[str, ...]] = {}
+    for precision in PRECISIONS:
+        found[f"plain {precision}"] = (f"precision={precision}",)
+        found[f"both {precision}"] = (f"precision={precision}", *BOTH)
+    for name in techniques.names():
+        if family not in techniques.TECHNIQUES[name].refuses:
+            found[name] = (f"{name}=true",)
+    found["accumulation"] = ("accumulate=2", *BOTH)
+    found["clipping"] = ("recipe.clip=1.0", "precision=fp16")
+    found["channels last"] = ("channels_last=true",)
+    found["checkpointed gradients"] = ("checkpoint_gradients=true", *BOTH)
+    found["skipping"] = ("nonfinite=skip", "precision=fp16")
+    found["regularised"] = ("recipe.pos_drop=0.1", "recipe.proj_drop=0.1", *BOTH)
+    found["timm's augmentation"] = ("augment=timm", "data.loader=folder")
+    if family == "swin":
+        found["regularised"] = ("recipe.proj_drop=0.1", *BOTH)
+    return found
+
+
+def faults_of_steps(run: Run) -> list[str]:
+    """Take three steps; what the last two, with the meter's request, made the host wait for."""
+    trainer, batches = run.trainer, run.batches()
+    trainer.network.train()
+    trainer.meter.start()
+    faults: list[str] = []
+    for step in range(3):
+        with warnings.catch_warnings(record=True) as warned, recording() as record:
+            warnings.simplefilter("always")
+            trainer._train_step(batches)
+            trainer.progress.step += 1
+            trainer.meter.send()
+        faults += [f"warning: {warning.message}" for warning in warned]
+        if step:  # the first step brings constants to the device and makes the optimiser's state
+            faults += [f"{times} x {event}" for event, times in record.lines().items()]
+            if not record.kernels:
+                faults.append("nothing ran on the device")
+        trainer.meter.receive()
+    return faults + [f"on the wrong device: {name}" for name in misplaced(trainer)]
+
+
+def main(family: str) -> None:
+    """Every case; one that raises says so and the next begins."""
+    root = data_root()
+    for name, words in cases(family).items():
+        try:
+            faults = faults_of_steps(build_run(words_of(family, root, *words)))
+        except Exception:
+            faults = [traceback.format_exc(limit=-3, chain=False)]
+        print(json.dumps({"case": f"{family}: {name}", "faults": faults}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
