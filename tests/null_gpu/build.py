@@ -24,7 +24,8 @@ HOST_DEFINES: Final = "".join(
     for macro in (
         "__host__", "__device__", "__device_builtin__", "__device_builtin_texture_type__",
         "__device_builtin_surface_type__", "__cudart_builtin__", "__inline_hint__", "__CUDA_HOSTDEVICE__", "CUDARTAPI",
-        "CUDARTAPI_CDECL", "__align__(n) __attribute__((aligned(n)))", "__builtin_align__(n) __attribute__((aligned(n)))",
+        "CUDARTAPI_CDECL",
+        "__align__(n) __attribute__((aligned(n)))", "__builtin_align__(n) __attribute__((aligned(n)))",
     )
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ def _stand_in_for_convolutions() -> None:
     _CONVOLUTIONS.append(library)
 
 
-def _convolution(
+def _convolution(  # noqa: PLR0917 - aten's own order
     images: Tensor, weight: Tensor, kernel_size: Any, bias: Tensor | None, stride: Any, padding: Any
 ) -> Tensor:
     del bias
@@ -46,7 +46,7 @@ def _convolution(
     return images.new_empty(images.shape[0], weight.shape[0], *sides)
 
 
-def _convolution_backward(
+def _convolution_backward(  # noqa: PLR0917 - aten's own order
     gradient: Tensor, images: Tensor, weight: Tensor, kernel: Any, stride: Any, padding: Any, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     del kernel, stride, padding

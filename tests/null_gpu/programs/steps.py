@@ -11,6 +11,7 @@ from vitaos import techniques
 
 BOTH = ("attnscale=true", "featscale=true")
 PRECISIONS = ("bf16", "fp16", "fp32")
+KINDS = {"deit": "ViT", "cait": "CaiT", "swin": "Swin"}
 
 
 def cases(family: str) -> dict[str, tuple[str, ...]]:
@@ -20,7 +21,7 @@ def cases(family: str) -> dict[str, tuple[str, ...]]:
         found[f"plain {precision}"] = (f"precision={precision}",)
         found[f"both {precision}"] = (f"precision={precision}", *BOTH)
     for name in techniques.names():
-        if family not in techniques.TECHNIQUES[name].refuses:
+        if KINDS[family] not in techniques.TECHNIQUES[name].refuses:
             found[name] = (f"{name}=true",)
     found["accumulation"] = ("accumulate=2", *BOTH)
     found["clipping"] = ("recipe.clip=1.0", "precision=fp16")
