@@ -1,8 +1,8 @@
 """The whole training step on CUDA, without a GPU: nothing in it waits for the device, copies pageable memory or warns.
 
 The device is the null GPU (``build.py``): torch's CUDA build over a driver that counts launches and computes nothing.
-The loader's pinned batch, the full recipe's augmentation, forward, loss, backward, update, average and meter are the real
-ones; the shapes are small. What it cannot see: values, races, speed, cuDNN, NCCL.
+The loader's pinned batch, the full recipe's augmentation, forward, loss, backward, update, average and meter are the
+real ones; the shapes are small. What it cannot see: values, races, speed, cuDNN, NCCL.
 """
 
 import json
