@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from vitaos.checkpoint.safe_load import load_file
-from vitaos.checkpoint.writer import TEMPORARY_SUFFIX, BackgroundWriter, sync_folder, write_temporary
+from vitaos.checkpoint.writer import BackgroundWriter, write_temporary
+from vitaos.files import PARTIAL_SUFFIX, sync_folder
 
 FORMAT: Final = "vitaos-1"
 KEYS: Final = ("format", "model", "ema", "optimizer", "loss_scaler", "progress", "config")
@@ -259,7 +260,7 @@ class Checkpoints:
 
     def _give_name(self, path: Path, name: str) -> None:
         """Let ``name`` be another name of ``path``, at every moment either the old file or the new one."""
-        temporary = self.folder / f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+        temporary = self.folder / f".{name}.{os.getpid()}{PARTIAL_SUFFIX}"
         temporary.unlink(missing_ok=True)
         try:
             os.link(path, temporary)
@@ -273,6 +274,6 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _remove_temporaries(self) -> None:
-        for path in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        for path in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
             with contextlib.suppress(OSError):
                 path.unlink()

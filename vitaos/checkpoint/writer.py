@@ -18,8 +18,8 @@ import torch
 
 from vitaos.checkpoint.safe_load import trailer
 from vitaos.checkpoint.snapshot import Snapshot
+from vitaos.files import PARTIAL_SUFFIX
 
-TEMPORARY_SUFFIX: Final = ".partial"
 _WAIT_WORTH_TELLING_S: Final = 0.5
 
 
@@ -50,24 +50,13 @@ class _HashingFile:
         return self._digest.digest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut (where the filesystem offers it)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network filesystems refuse to sync a folder; the rename is then as durable as they make it
-    finally:
-        os.close(descriptor)
-
-
 def write_temporary(state: Any, folder: Path, name: str) -> Path:
     """Serialize ``state`` under a temporary name in ``folder``, synced to disk; returns its path.
 
     Raises:
         OSError: disk full, read-only, I/O error. The temporary file is gone by then.
     """
-    temporary = folder / f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+    temporary = folder / f".{name}.{os.getpid()}{PARTIAL_SUFFIX}"
     try:
         with temporary.open("wb") as file:
             hashing = _HashingFile(file)

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import torch
 
+from vitaos.files import write_text
+
 _PACKAGES: Final = (
     "vitaos", "torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "ffcv", "pillow", "safetensors",
     "wandb", "scikit-learn", "numba",
@@ -106,6 +108,4 @@ def append_session(path: str | Path, session: dict[str, Any]) -> None:
             sessions = json.loads(path.read_text())["sessions"]
         except (ValueError, KeyError, TypeError):
             path.replace(path.with_name(path.name + ".damaged"))
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps({"sessions": [*sessions, session]}, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps({"sessions": [*sessions, session]}, indent=2) + "\n")

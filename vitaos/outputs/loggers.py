@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from vitaos.files import write_text
+
 
 class WandbLogger:
     """Sends a run to Weights & Biases. A sink of the trainer; made on the main rank only.
@@ -79,9 +81,7 @@ def _identity(folder: Path) -> str:
     path = folder / "wandb_id.txt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(".wandb_id.txt.partial")
-        partial.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, uuid.uuid4().hex[:12] + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 

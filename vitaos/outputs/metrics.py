@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitaos.files import write_text
 from vitaos.metrics_reader import read_metrics
 
 
@@ -70,9 +71,4 @@ class MetricsFile:
             self._unwritten.clear()
 
     def _replace(self, kept: list[dict[str, Any]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.partial")
-        with temporary.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from vitaos.files import write_text
 from vitaos.outputs.lock import FolderLock
 
 
@@ -85,9 +86,7 @@ class RunDir:
             while (earlier := self.path / f"config.{number}.yaml").exists():
                 number += 1
             self.config.replace(earlier)
-        temporary = self.path / ".config.yaml.partial"
-        temporary.write_text(text)
-        temporary.replace(self.config)
+        write_text(self.config, text)
 
     def close(self) -> None:
         """Let the next job have the folder."""

@@ -16,6 +16,7 @@ from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_pat
 from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.folder.digits import move_into_place
 from vitaos.data.folder.files import ImageFolder, check_no_empty_class, list_files
+from vitaos.files import sync_folder
 
 Mode = Literal["jpg", "raw", "proportion"]
 MODES: Final = ("jpg", "raw", "proportion")
@@ -189,11 +190,7 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
     # The manifest first: a beton without its manifest would pass for one written elsewhere.
     manifest_path(unfinished).replace(manifest_path(out))
     unfinished.replace(out)
-    handle = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(out.parent)
 
 
 def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions) -> WriteReport | None:
