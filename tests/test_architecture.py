@@ -27,7 +27,7 @@ MAY_SEE = {
     "techniques": {"dtypes", "suggest"},
     "data": SHARED,
     "engine": SHARED,
-    "outputs": SHARED,
+    "outputs": SHARED | {"checkpoint"},
     "analysis": {"dtypes", "files", "metrics_reader"},
     "study": {"analysis", "config", "files", "metrics_reader"},
     "models": {"suggest", "techniques"},

@@ -60,5 +60,4 @@ def test_one_process_needs_no_launcher_and_can_begin_again() -> None:
         assert world.broadcast_object({"a": 1}) == {"a": 1}
         assert world.any_rank(True).result()
         assert not world.any_rank(False).result()
-        world.barrier()
     shutdown()

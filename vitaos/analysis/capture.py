@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import torch
 from timm.models.cait import ClassAttn
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-__all__ = ["AttentionLayer", "Block", "Layout", "find_layout", "unwrap", "watch"]
+__all__ = ["AttentionLayer", "Block", "Layout", "find_layout", "watch"]
 
 Kind = Literal["token", "window", "class"]
 Grid = tuple[int, int]
@@ -72,24 +73,13 @@ class Layout:
     attention: tuple[AttentionLayer, ...]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile`` and ``DistributedDataParallel``."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def find_layout(model: nn.Module) -> Layout:
     """Blocks and attention modules of a timm ViT, CaiT, Swin or a relative that follows timm's naming.
 
     Raises:
         ValueError: if the model has no attention module that keeps its map within reach.
     """
-    model = unwrap(model)
+    model = unwrap_model(model)
     blocks: dict[str, Block] = {}
     class_blocks: list[str] = []
     attention: list[AttentionLayer] = []
@@ -142,7 +132,7 @@ def watch(
     Raises:
         ValueError: if a callback's data cannot be had from this model; the message names the module.
     """
-    model = unwrap(model)
+    model = unwrap_model(model)
     layout = find_layout(model)
     reached: set[int] = set()
     image_size: list[int] = []

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from vitaos.analysis.capture import AttentionLayer, Grid, Layout, find_layout, unwrap, watch
+from vitaos.analysis.capture import AttentionLayer, Grid, Layout, find_layout, watch
 from vitaos.analysis.similarity import effective_rank, map_similarity, token_similarity
 from vitaos.analysis.spectrum import (
     class_attention_spectrum,
@@ -157,7 +158,7 @@ def measure(
 def learned_scales(model: nn.Module) -> dict[str, dict[str, Array]]:
     """The learned w, s, t: parameter -> module path -> (H,) or (C,) values; what no module has is left out."""
     found: dict[str, dict[str, Array]] = {}
-    for path, parameter in unwrap(model).named_parameters():
+    for path, parameter in unwrap_model(model).named_parameters():
         module, _, name = path.rpartition(".")
         if name in LEARNED:
             found.setdefault(name, {})[module] = parameter.detach().double().cpu().numpy()
@@ -196,7 +197,7 @@ class _Gathered:
             response = class_attention_spectrum(maps_BGHMN)
         else:
             response = spectral_response(maps_BGHMN)
-            scale = getattr(unwrap(self.model).get_submodule(layer.name), "attn_scale", None)
+            scale = getattr(unwrap_model(self.model).get_submodule(layer.name), "attn_scale", None)
             if isinstance(scale, Tensor):
                 applied = scaled_spectral_response(maps_BGHMN, scale.detach())
                 self.applied.setdefault(index, RunningMoments()).update(applied.mean(dim=1))

@@ -4,9 +4,10 @@ Shape suffixes: B images, N tokens, C channels.
 """
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from vitaos.analysis.capture import Grid, unwrap, watch
+from vitaos.analysis.capture import Grid, watch
 from vitaos.analysis.measure import LEARNED
 from vitaos.analysis.similarity import token_similarity
 from vitaos.analysis.spectrum import high_frequency_ratio
@@ -66,7 +67,7 @@ def learned_means(model: nn.Module) -> dict[str, Values]:
         heads or channels of every block.
     """
     found: dict[str, list[Tensor]] = {}
-    for path, parameter in unwrap(model).named_parameters():
+    for path, parameter in unwrap_model(model).named_parameters():
         name = path.rpartition(".")[2]
         if name in LEARNED:
             found.setdefault(name, []).append(parameter.float().mean())

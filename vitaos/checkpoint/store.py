@@ -8,28 +8,33 @@ was damaged later, goes on from the one before.
 Only rank 0 makes a :class:`Checkpoints` and calls :func:`find_resume`; every rank reads the file that rank 0 found.
 
 What a checkpoint at a step promises is that everything before that step is on disk: write the metrics line of an epoch
-before saving the checkpoint that says the epoch is over.
+before saving the checkpoint in which the epoch is over.
 """
 
 import contextlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from vitaos.checkpoint.folder import (
+    BEST,
+    DAMAGED_SUFFIX,
+    LAST,
+    candidates,
+    checkpoint_folder,
+    step_files,
+    step_in_name,
+    step_name,
+)
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.checkpoint.writer import BackgroundWriter, write_temporary
 from vitaos.files import PARTIAL_SUFFIX, sync_folder
 
 FORMAT: Final = "vitaos-1"
 KEYS: Final = ("format", "model", "ema", "optimizer", "loss_scaler", "progress", "config")
-LAST: Final = "last.pt"
-BEST: Final = "best.pt"
-DAMAGED_SUFFIX: Final = ".damaged"
-_STEP_NAME: Final = re.compile(r"step-(\d{8,})\.pt")
 
 Kind = Literal["last", "best", "both"]
 
@@ -42,7 +47,7 @@ class ResumePoint(NamedTuple):
         step: its global step.
         config: the configuration of its run.
         data: the fingerprints of its data, None where an older version wrote it.
-        notes: what was wrong with newer ones, in words, for the log.
+        notes: messages for the log about what is wrong with newer ones.
         damaged: those newer ones.
     """
 
@@ -76,41 +81,24 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _step_of(path: Path, contents: Mapping[str, Any]) -> int:
-    named = _STEP_NAME.fullmatch(path.name)
-    if named:
-        return int(named.group(1))
+    named = step_in_name(path)
+    if named is not None:
+        return named
     progress = contents["progress"]
     step = progress.get("step") if isinstance(progress, Mapping) else None
     return step if isinstance(step, int) else 0
 
 
-def step_files(folder: Path) -> list[tuple[int, Path]]:
-    """The numbered checkpoints of a folder as (step, path), newest first."""
-    if not folder.is_dir():
-        return []
-    named = [(match, path) for path in folder.iterdir() if (match := _STEP_NAME.fullmatch(path.name))]
-    return sorted(((int(match.group(1)), path) for match, path in named), reverse=True)
-
-
-def _candidates(folder: Path) -> list[Path]:
-    """Files to try, newest first; ``last.pt`` only where it is not another name of a numbered one."""
-    numbered = [path for _, path in step_files(folder)]
-    last = folder / LAST
-    if last.exists() and not any(last.samefile(path) for path in numbered):
-        return [last, *numbered]
-    return numbered
-
-
 def find_newest(folder: str | Path) -> ResumePoint | None:
-    """The newest checkpoint of ``folder`` that is whole; None when there is none at all.
+    """The newest whole checkpoint of ``folder`` (a run folder or its ``checkpoints``); None when there is none at all.
 
     Raises:
         ValueError: there are checkpoints but every one is damaged; each is named with what is wrong.
     """
     notes: list[str] = []
     damaged: list[Path] = []
-    candidates = _candidates(Path(folder))
-    for path in candidates:
+    files = candidates(checkpoint_folder(Path(folder)))
+    for path in files:
         try:
             contents = load_checkpoint(path)
         except ValueError as error:
@@ -121,7 +109,7 @@ def find_newest(folder: str | Path) -> ResumePoint | None:
         if notes:
             notes.append(f"Falling back to {path} (step {step}).")
         return ResumePoint(path, step, contents["config"], tuple(notes), tuple(damaged), contents.get("data"))
-    if candidates:
+    if files:
         raise ValueError(
             f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "
             "Restore one of these files, or start anew under another `name`."
@@ -150,8 +138,7 @@ def find_resume(resume: str, folder: str | Path) -> ResumePoint | None:
             f"resume={resume}: it is auto, never, or the path of a checkpoint or run folder; none is there."
         )
     if path.is_dir():
-        inner = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        found = find_newest(inner)
+        found = find_newest(path)
         if found is None:
             raise ValueError(f"resume={resume}: no checkpoint in that folder.")
         return found
@@ -165,9 +152,8 @@ class Checkpoints:
     Args:
         folder: the ``checkpoints`` folder of the run; made when missing.
         keep: how many numbered checkpoints stay; at least 2, so that there is one to fall back to.
-        asynchronous: write behind the loop; False writes within :meth:`save`.
         max_lag: how many saves may wait behind the one being written before :meth:`save` waits.
-        report: told in words of failures and waits (by the writer's thread); default: a warning to the log ``vitaos``.
+        report: receives messages about failures and waits (in the writer's thread); by default they are logged.
 
     Attributes:
         failures, last_error, waited_s: what went wrong with saves so far, and how long the loop waited for the disk.
@@ -178,7 +164,6 @@ class Checkpoints:
         folder: str | Path,
         *,
         keep: int = 2,
-        asynchronous: bool = True,
         max_lag: int = 1,
         report: Callable[[str], None] = _warn,
     ) -> None:
@@ -188,7 +173,6 @@ class Checkpoints:
             raise ValueError(f"max_lag={max_lag}: it is a number of saves, 0 or more.")
         self.folder = Path(folder)
         self.keep = keep
-        self._asynchronous = asynchronous
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
         self._writer = BackgroundWriter(max_lag=max_lag, report=report)
@@ -219,7 +203,7 @@ class Checkpoints:
         """
         failures = self._writer.failures
         self._writer.submit(state, lambda copy: self._write(copy, step, kind), f"{kind} at step {step}")
-        if block or not self._asynchronous:
+        if block:
             self._writer.flush()
         return self._writer.failures == failures
 
@@ -242,7 +226,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)  # one is kept for whoever wants to know what happened; they are large
 
     def _write(self, state: Any, step: int, kind: Kind) -> None:
-        name = BEST if kind == "best" else f"step-{step:08d}.pt"
+        name = BEST if kind == "best" else step_name(step)
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = write_temporary(state, self.folder, name)
         try:

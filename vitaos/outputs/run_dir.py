@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from vitaos.checkpoint.folder import CHECKPOINTS, candidates
 from vitaos.files import write_text
 from vitaos.outputs.lock import FolderLock
 
@@ -26,7 +27,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def config(self) -> Path:
@@ -47,7 +48,7 @@ class RunDir:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint to continue from lies here (whole or not)."""
-        return (self.checkpoints / "last.pt").exists() or any(self.checkpoints.glob("step-*.pt"))
+        return bool(candidates(self.checkpoints))
 
     def open(self, resume: str, *, report: Callable[[str], None] = print) -> "RunDir":
         """Make the folder and take its lock, for rank 0 (the others go on when it has told them that it may).

@@ -60,15 +60,6 @@ class Preemption:
         """Whether this process has been asked to stop (the ranks have to agree on the step: not every one may know)."""
         return self._received is not None
 
-    @property
-    def reason(self) -> str:
-        """The signal's name, for the log; empty when none came."""
-        return self._received.name if self._received is not None else ""
-
-    def request(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ask for a stop from within (another rank was asked, or a test)."""
-        self._received = number
-
     def close(self) -> None:
         """Give the signals back to whoever had them."""
         for number, handler in self._previous.items():

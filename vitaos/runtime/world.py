@@ -1,4 +1,4 @@
-"""Who am I among the processes of this run, and how do we agree: for torchrun, srun or no launcher at all."""
+"""The processes of a run: rank, device and collective decisions, under torchrun, srun or no launcher at all."""
 
 import os
 import subprocess
@@ -12,18 +12,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 DEVICES: Final = ("auto", "cpu", "cuda")
+_COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
+"""How long a collective may wait for a rank before it fails."""
+
 T = TypeVar("T")
 
 
 class PendingFlag:
-    """A question put to all ranks at one step and answered at a later one, so that nobody waits for the answer."""
+    """An asynchronous all-reduce of a flag: started at one step and read at a later one, so nobody waits for it."""
 
     def __init__(self, flag: Tensor, work: Any = None) -> None:
         self._flag = flag
         self._work = work
 
     def result(self) -> bool:
-        """True on every rank when any rank said yes."""
+        """True on every rank when the flag was true on any."""
         if self._work is not None:
             self._work.wait()
         return bool(self._flag.item())
@@ -49,13 +52,8 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that writes files and talks."""
+        """True on the one process that writes files and prints."""
         return self.rank == 0
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.size > 1:
-            dist.barrier(group=self.control)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over the ranks in place (on its device) and return it."""
@@ -80,17 +78,17 @@ class World:
         return gathered
 
     def any_rank(self, flag: bool) -> PendingFlag:
-        """Ask whether any rank says yes. Every rank must ask; the answer is fetched later and costs no wait by then."""
-        answer = torch.tensor([int(flag)], dtype=torch.int32)
+        """Whether `flag` is true on any rank. A collective call; its result is read later and costs no wait by then."""
+        value = torch.tensor([int(flag)], dtype=torch.int32)
         if self.size == 1:
-            return PendingFlag(answer)
-        return PendingFlag(answer, dist.all_reduce(answer, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
+            return PendingFlag(value)
+        return PendingFlag(value, dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
 
 
 _world: World | None = None
 
 
-def initialize(device: str = "auto", *, timeout_minutes: float = 10.0) -> World:
+def initialize(device: str = "auto") -> World:
     """Join the other processes of this run; calling it again in one process (Hydra multirun) returns the same world.
 
     The launcher is recognized by its environment: torchrun (``RANK``), srun (``SLURM_PROCID`` with several tasks in the
@@ -98,7 +96,6 @@ def initialize(device: str = "auto", *, timeout_minutes: float = 10.0) -> World:
 
     Args:
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
-        timeout_minutes: how long a collective may wait for a rank before it fails.
 
     Raises:
         ValueError: unknown device, CUDA where there is none, or more processes on this machine than it has GPUs.
@@ -118,7 +115,7 @@ def initialize(device: str = "auto", *, timeout_minutes: float = 10.0) -> World:
     control = None
     if size > 1:
         _find_main_address(os.environ)
-        timeout = timedelta(minutes=timeout_minutes)
+        timeout = _COLLECTIVE_TIMEOUT
         if not dist.is_initialized():
             backend = "nccl" if chosen.type == "cuda" else "gloo"
             store = _store_of_this_attempt(os.environ, size, timeout)
@@ -186,7 +183,7 @@ def choose_device(device: str, local_rank: int) -> torch.device:
 
 
 def _find_main_address(environment: Any) -> None:
-    """Under srun nobody says where rank 0 listens: it is the step's first host, on a port made from the job."""
+    """srun sets no rendezvous address: take the first host of the step and a port derived from the job."""
     if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST")
