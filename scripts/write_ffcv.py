@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vitaos import cli
 from vitaos.data import default_workers
+from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.verify import verify_beton
-from vitaos.data.ffcv.writer import WriteOptions, write_beton
+from vitaos.data.ffcv.writer import write_beton
 
 ABOUT: Final = """Images in class folders into one FFCV file and its manifest (FILE.json: classes, options, checksums).
 
@@ -34,7 +35,7 @@ LINE_SECONDS: Final = 5.0
 
 @dataclass
 class WriteConfig:
-    """Keys of the command; the options are those of :class:`vitaos.data.ffcv.writer.WriteOptions`."""
+    """Keys of the command; the options are those of :class:`vitaos.data.ffcv.options.WriteOptions`."""
 
     source: str | None = None
     out: str | None = None

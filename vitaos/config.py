@@ -51,7 +51,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """A dataset and how it is read; the keywords of ``vitaos.data.build_loaders``.
+    """A dataset and how it is read; ``vitaos.data.DataSource`` and ``vitaos.data.ReadSettings``.
 
     ``root`` holds both parts; ``train`` and ``val`` name either elsewhere. Digits exist as both: ``loader`` chooses.
     """

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
-from timm.data.auto_augment import RandAugment
 
 from scripts.benchmarks.hardware import synchronise
 from vitaos.batch import Batch
 from vitaos.data.augment.pipeline import DeviceAugment
+from vitaos.data.folder.timm_transform import posterize_to_black
 
 NUM_CLASSES: Final = 1000
 PHOTOGRAPH_SIDE: Final = 500  # longer side, as of the median ImageNet photograph
@@ -108,7 +108,7 @@ def measure_timm(*, img_size: int = 224, images: int = 256, crop: bool) -> Augme
         re_mode="pixel",
         separate=True,
     )
-    _survive_pillow(color)
+    posterize_to_black(color)
     if crop:
         sources = [_photograph(photo) for photo in load_sample_images().images]
     else:
@@ -151,22 +151,6 @@ def _photograph(photo: NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(photo)
     shrink = PHOTOGRAPH_SIDE / max(image.size)
     return image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.BICUBIC)
-
-
-def _survive_pillow(color: Any) -> None:
-    """Keep one bit where timm asks Pillow for none, which Pillow refuses from version 13 on."""
-    for transform in color.transforms:
-        if isinstance(transform, RandAugment):
-            for operation in transform.ops:
-                if operation.name.startswith("Posterize"):
-                    operation.aug_fn = _at_least_one_bit(operation.aug_fn)
-
-
-def _at_least_one_bit(posterize: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
-    def safe(image: Image.Image, bits: int, **keywords: Any) -> Image.Image:
-        return posterize(image, max(1, bits), **keywords)
-
-    return safe
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,15 @@ from vitaos.data.augment.pipeline import DeviceAugment
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
 from vitaos.data.crops import CropSettings
 from vitaos.data.ffcv.loader import FfcvTrainLoader
+from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import native, open_beton
-from vitaos.data.ffcv.writer import WriteOptions, write_beton
+from vitaos.data.ffcv.writer import write_beton
 from vitaos.data.folder.files import scan_folder
 from vitaos.data.folder.loader import FolderTrainLoader
 from vitaos.data.order import TrainOrder
 
 RANDAUGMENT: Final = "rand-m9-mstd0.5-inc1"
-CROP: Final = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 0)
+CROP: Final = CropSettings()
 RECIPE: Final = AugmentSettings(randaugment=RANDAUGMENT)
 BASELINE: Final = "timm on Pillow, full recipe"
 
@@ -137,11 +138,6 @@ def table(rates: Iterable[Rate]) -> list[str]:
             f"| {rate.times_recipe:.1f} |"
         )
     return lines
-
-
-def as_records(rates: Iterable[Rate]) -> list[dict[str, Any]]:
-    """The rates as plain dictionaries, for a file."""
-    return [asdict(rate) for rate in rates]
 
 
 def _beton(source: Path, cache: Path, resolution: int, mode: str) -> Path:

@@ -40,7 +40,8 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory, photographs: list[NDA
 def photo_betons(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     """The same images in betons: train.beton (half JPEG, half raw) and val.beton (JPEG)."""
     pytest.importorskip("ffcv", reason="FFCV is not installed")
-    from vitaos.data.ffcv.writer import WriteOptions, write_beton  # noqa: PLC0415  # needs FFCV
+    from vitaos.data.ffcv.options import WriteOptions  # noqa: PLC0415  # needs FFCV
+    from vitaos.data.ffcv.writer import write_beton  # noqa: PLC0415  # needs FFCV
 
     root = tmp_path_factory.mktemp("betons")
     write_beton(photo_folder / "train", root / "train.beton", WriteOptions("proportion", quality=95))

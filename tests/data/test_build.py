@@ -2,19 +2,23 @@
 
 import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vitaos.data import build_eval_loader, build_loaders, default_workers
+from vitaos.data import DataSource, ReadSettings, build_eval_loader, build_loaders, default_workers
+from vitaos.data.augment.settings import DEIT_AUGMENT
+from vitaos.data.crops import CropSettings
 
-SMALL = {"img_size": 32, "batch_size": 4, "workers": 0}
+READ = ReadSettings(img_size=32, workers=0)
 
 
 def test_a_folder_with_test_instead_of_val(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(photo_folder / "train")
     (tmp_path / "test").symlink_to(photo_folder / "val")
-    loaders = build_loaders(kind="folder", root=tmp_path, **SMALL)
+    loaders = build_loaders(DataSource("folder", tmp_path), READ, batch_size=4)
     assert (loaders.num_classes, loaders.val.num_images, loaders.train.images_per_epoch) == (3, 7, 51)
     assert next(iter(loaders.val)).images.shape == (4, 3, 32, 32)
     loaders.close()
@@ -22,8 +26,8 @@ def test_a_folder_with_test_instead_of_val(photo_folder: Path, tmp_path: Path) -
 
 def test_evaluation_alone_needs_no_training_part(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "val").symlink_to(photo_folder / "val")
-    for where in ({"root": tmp_path}, {"path": tmp_path / "val"}):
-        loader = build_eval_loader(kind="folder", **where, **SMALL)
+    for where in ({"root": tmp_path}, {"val": tmp_path / "val"}):
+        loader = build_eval_loader(DataSource("folder", **where), READ, batch_size=4)
         assert sum(len(batch.targets) for batch in loader) == 7
 
 
@@ -31,28 +35,29 @@ def test_classes_must_agree(photo_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_folder / "val", tmp_path / "val")
     (tmp_path / "val" / "flower").rename(tmp_path / "val" / "tree")
     with pytest.raises(ValueError, match=r"differ: only in the first: \['flower'\]; only in the second: \['tree'\]"):
-        build_loaders(kind="folder", train_path=photo_folder / "train", val_path=tmp_path / "val", **SMALL)
+        build_loaders(DataSource("folder", train=photo_folder / "train", val=tmp_path / "val"), READ, batch_size=4)
     with pytest.raises(ValueError, match="holds 3 classes, but this data must have 1000"):
-        build_loaders(kind="folder", root=photo_folder, expected_classes=1000, **SMALL)
+        build_loaders(DataSource("folder", photo_folder), READ, batch_size=4, expected_classes=1000)
 
 
 def test_missing_data_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.root=FOLDER.*Run prepare"):
-        build_loaders(kind="folder", prepare="Run prepare", **SMALL)
+        build_loaders(DataSource("folder", prepare="Run prepare"), READ, batch_size=4)
     with pytest.raises(ValueError, match=r"val does not exist\. Run prepare"):
-        build_loaders(kind="folder", root=tmp_path, prepare="Run prepare", **SMALL)
+        build_loaders(DataSource("folder", tmp_path, prepare="Run prepare"), READ, batch_size=4)
     with pytest.raises(ValueError, match=r"val\.beton does not exist.*write_ffcv\.py source=DIR out="):
-        build_loaders(kind="ffcv", root=tmp_path, **SMALL)
+        build_loaders(DataSource("ffcv", tmp_path), READ, batch_size=4)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"kind": "lmdb"}, "kind must be one of folder, ffcv, digits"),
-        ({"augment": "gpu"}, "augment must be one of device, timm"),
+        ({"loader": "dali"}, "loader must be one of ffcv, folder"),
         ({"resize": "nearest"}, "resize must be one of bicubic, area"),
-        ({"crop_scale": (0.5, 0.1)}, "crop_scale must lie in"),
-        ({"kind": "ffcv", "augment": "timm"}, "augment=timm runs on class folders alone"),
+        ({"scale": (0.5, 0.1)}, "crop_scale must lie in"),
+        ({"ratio": (0.5, float("inf"))}, "crop_ratio above 0"),
+        ({"kind": "ffcv", "timm": DEIT_AUGMENT}, "augment=timm runs on class folders alone"),
         ({"batch_size": 100}, "an epoch of this dataset has only 51: lower batch_size"),
         ({"eval_resize": 16}, "eval_resize 16 is smaller than the image size 32"),
         ({"img_size": 0}, "img_size must be at least 1, got 0"),
@@ -63,20 +68,30 @@ def test_missing_data_is_named_with_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be(photo_folder: Path, wrong: dict[str, object], message: str) -> None:
-    settings: dict[str, object] = {"kind": "folder", "root": photo_folder, **SMALL, **wrong}
+    settings: dict[str, object] = {"kind": "folder", "root": photo_folder, "img_size": 32, "workers": 0, **wrong}
+
+    def taken(kind: type) -> Any:
+        names = [field.name for field in fields(kind) if field.name in settings]
+        return {name: settings.pop(name) for name in names}
+
     with pytest.raises(ValueError, match=message):
-        build_loaders(**settings)  # type: ignore[arg-type]
+        build_loaders(
+            DataSource(**taken(DataSource)),
+            ReadSettings(**taken(ReadSettings)),
+            crop=CropSettings(**taken(CropSettings)),
+            **{"batch_size": 4, **settings},  # type: ignore[arg-type]
+        )
 
 
 def test_without_ffcv_the_message_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "ffcv" or name.endswith("data.ffcv_records")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ffcv", None)
-    for settings in ({"kind": "digits", "root": tmp_path}, {"kind": "ffcv", "root": tmp_path}):
+    for source in (DataSource("digits", tmp_path), DataSource("ffcv", tmp_path)):
         (tmp_path / "val.beton").write_bytes(b"x")
         with pytest.raises(ValueError, match=r"scripts/setup\.sh installs it.*data=imagefolder.*data\.loader=folder"):
-            build_loaders(**settings, **SMALL)  # type: ignore[arg-type]
-    loaders = build_loaders(kind="digits", loader="folder", root=tmp_path, **SMALL)
+            build_loaders(source, READ, batch_size=4)
+    loaders = build_loaders(DataSource("digits", tmp_path, loader="folder"), READ, batch_size=4)
     assert loaders.num_classes == 10
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from vitaos import data as datasets
 from vitaos.analysis.monitor import MEASURES, Monitor, learned_means
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniques
-from vitaos.data import EvalLoader, Loaders
+from vitaos.data import DataSource, EvalLoader, Loaders, ReadSettings
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
+from vitaos.data.crops import CropSettings
 from vitaos.engine import optim
 from vitaos.engine import schedule as schedules
 from vitaos.engine.ema import ModelEma
@@ -35,21 +36,18 @@ def build_loaders(config: TrainConfig, world: World) -> Loaders:
     """The training and evaluation loaders of this rank."""
     data, recipe = config.data, config.recipe
     return datasets.build_loaders(
-        **_data_keywords(data, recipe.eval_crop, data.img_size),
-        train_path=data.train,
-        val_path=data.val,
+        _data_source(data),
+        _read_settings(data, data.img_size, world),
         batch_size=config.batch_size,
         eval_batch_size=data.eval_batch_size or config.batch_size,
+        eval_resize=int(data.img_size / recipe.eval_crop),
         accumulate=config.accumulate,
         rank=world.rank,
         world=world.size,
         seed=config.seed,
         repeats=recipe.repeats,
-        crop_scale=_pair(recipe.crop_scale),
-        crop_ratio=_pair(recipe.crop_ratio),
-        augment=config.augment,  # type: ignore[arg-type]  # its choices are checked by the schema
-        settings=build_augment_settings(config),
-        pin_memory=world.device.type == "cuda",
+        crop=CropSettings(_pair(recipe.crop_scale), _pair(recipe.crop_ratio)),
+        timm=build_augment_settings(config) if config.augment == "timm" else None,
         expected_classes=data.num_classes,
     )
 
@@ -58,13 +56,14 @@ def build_eval_loader(
     data: DataConfig, *, world: World, img_size: int, eval_crop: float, batch_size: int, root: str | Path | None = None
 ) -> EvalLoader:
     """The evaluation loader of this rank, for images of `img_size` pixels; `root` may stand for the data's own."""
+    source = _data_source(data)
     return datasets.build_eval_loader(
-        **_data_keywords(data, eval_crop, img_size) | ({} if root is None else {"root": root}),
-        path=data.val,
+        source if root is None else dataclasses.replace(source, root=root),
+        _read_settings(data, img_size, world),
         batch_size=batch_size,
+        eval_resize=int(img_size / eval_crop),
         rank=world.rank,
         world=world.size,
-        pin_memory=world.device.type == "cuda",
     )
 
 
@@ -268,19 +267,26 @@ def build_settings(config: TrainConfig) -> Settings:
     return Settings(clip=config.recipe.clip, **{name: getattr(config, name) for name in names})
 
 
-def _data_keywords(data: DataConfig, eval_crop: float, img_size: int) -> dict[str, Any]:
-    return {
-        "kind": data.kind,
-        "loader": data.loader,
-        "root": data.root,
-        "img_size": img_size,
-        "eval_resize": int(img_size / eval_crop),
-        "resize": data.resize,
-        "workers": data.workers,
-        "in_memory": data.in_memory,
-        "on_bad": data.on_bad,
-        "prepare": data.prepare,
-    }
+def _data_source(data: DataConfig) -> DataSource:
+    return DataSource(
+        kind=data.kind,  # type: ignore[arg-type]  # its choices are checked by the schema
+        root=data.root,
+        train=data.train,
+        val=data.val,
+        loader=data.loader,  # type: ignore[arg-type]
+        prepare=data.prepare,
+    )
+
+
+def _read_settings(data: DataConfig, img_size: int, world: World) -> ReadSettings:
+    return ReadSettings(
+        img_size=img_size,
+        resize=data.resize,  # type: ignore[arg-type]
+        workers=data.workers,
+        in_memory=data.in_memory,
+        pin_memory=world.device.type == "cuda",
+        on_bad=data.on_bad,  # type: ignore[arg-type]
+    )
 
 
 def _pair(values: list[float]) -> tuple[float, float]:

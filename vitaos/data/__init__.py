@@ -3,6 +3,24 @@
 :func:`build_loaders` is the entry; ``order.py`` says who sees which image when; ``crops.py`` which part of it.
 """
 
-from vitaos.data.build import EvalLoader, Loaders, TrainLoader, build_eval_loader, build_loaders, default_workers
+from vitaos.data.build import (
+    EvalLoader,
+    Loaders,
+    ReadSettings,
+    TrainLoader,
+    build_eval_loader,
+    build_loaders,
+    default_workers,
+)
+from vitaos.data.splits import DataSource
 
-__all__ = ["EvalLoader", "Loaders", "TrainLoader", "build_eval_loader", "build_loaders", "default_workers"]
+__all__ = [
+    "DataSource",
+    "EvalLoader",
+    "Loaders",
+    "ReadSettings",
+    "TrainLoader",
+    "build_eval_loader",
+    "build_loaders",
+    "default_workers",
+]

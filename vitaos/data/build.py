@@ -3,21 +3,17 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Protocol
 
 from vitaos.batch import Batch
-from vitaos.data.augment.settings import DEIT_AUGMENT, AugmentSettings
+from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.crops import CropSettings, center_crop
-from vitaos.data.folder.files import ImageFolder, scan_folder
+from vitaos.data.folder.files import scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
-from vitaos.data.splits import check_classes, resolve_paths
-
-Kind = Literal["folder", "ffcv", "digits"]
-KINDS: Final = ("folder", "ffcv", "digits")
+from vitaos.data.splits import DataSource, check_choice, check_classes, resolve_paths
 
 
 class TrainLoader(Protocol):
@@ -82,158 +78,145 @@ class Loaders:
         self.val.close()
 
 
-def build_loaders(
-    *,
-    kind: Kind,
-    img_size: int,
-    batch_size: int,
-    root: str | Path | None = None,
-    train_path: str | Path | None = None,
-    val_path: str | Path | None = None,
-    loader: Literal["ffcv", "folder"] = "ffcv",
-    eval_resize: int | None = None,
-    eval_batch_size: int | None = None,
-    accumulate: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    seed: int = 0,
-    repeats: int = 1,
-    crop_scale: tuple[float, float] = (0.08, 1.0),
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    resize: Resize = "bicubic",
-    augment: Literal["device", "timm"] = "device",
-    settings: AugmentSettings = DEIT_AUGMENT,
-    workers: int | None = None,
-    prefetch: int = 2,
-    in_memory: bool = False,
-    pin_memory: bool = False,
-    on_bad: OnBad | None = None,
-    expected_classes: int | None = None,
-    prepare: str = "",
-) -> Loaders:
-    """Build the training and evaluation loaders of a run.
+@dataclass(frozen=True)
+class ReadSettings:
+    """How images are read, in training and evaluation alike.
 
-    Args:
-        kind: ``folder`` (class folders of images), ``ffcv`` (betons written by ``scripts/write_ffcv.py``) or
-            ``digits`` (the embedded dataset, written below ``root`` when first used).
+    Attributes:
         img_size: side of the square images.
-        batch_size: images per process and micro-batch.
-        root: folder: holds ``train/`` and ``val/`` (or ``test/``); ffcv: holds ``train.beton`` and ``val.beton``;
-            digits: where to write (default: ``~/.cache/vitaos``).
-        train_path, val_path: either part elsewhere than below ``root``.
-        loader: for digits, through which loader.
-        eval_resize: shorter side before the centre crop in evaluation; default: ``img_size`` / 0.875, as timm and
-            DeiT do.
-        eval_batch_size: default: ``batch_size``.
-        accumulate: micro-batches per optimiser step.
-        rank, world: this process and how many there are.
-        seed: seed of the order and of every per-image draw.
-        repeats: repeated augmentation (3 in the DeiT recipes), 1 for none.
-        crop_scale, crop_ratio: random resized crop: share of the area, width over height.
         resize: ``bicubic`` (the recipes', antialiased as Pillow does) or ``area``.
-        augment: ``device``: uint8 crops, the rest of the recipe runs on the device; ``timm`` (class folders only):
-            workers run timm's CPU transforms and hand out normalised float32.
-        settings: what happens to an image after its crop, for ``augment="timm"`` alone.
         workers: worker processes (folder) or threads (ffcv); default: this rank's share of the cores it may use.
         prefetch: ffcv: batches made ahead of the one in use.
         in_memory: ffcv: read the betons into memory instead of mapping the files.
         pin_memory: hand out page-locked memory (needs CUDA).
         on_bad: an image that will not decode: ``fail`` or ``skip`` (counted, reported, replaced by the next good one;
-            more than a thousandth of a dataset stops the run). Default: ``skip`` for ffcv, whose images were checked
-            when written, ``fail`` for folders.
+            more than a thousandth of a dataset stops the run). Default: ``skip`` where ffcv trains, whose images were
+            checked when written, else ``fail``: in evaluation a replaced image would be another image's score.
+
+    Raises:
+        ValueError: names the setting that is wrong.
+    """
+
+    img_size: int
+    resize: Resize = "bicubic"
+    workers: int | None = None
+    prefetch: int = 2
+    in_memory: bool = False
+    pin_memory: bool = False
+    on_bad: OnBad | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("resize", self.resize, RESIZES)
+        _check_counts(img_size=self.img_size, prefetch=self.prefetch)
+
+
+def build_loaders(
+    source: DataSource,
+    read: ReadSettings,
+    *,
+    batch_size: int,
+    eval_batch_size: int | None = None,
+    eval_resize: int | None = None,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    seed: int = 0,
+    repeats: int = 1,
+    crop: CropSettings = CropSettings(),  # noqa: B008  # frozen
+    timm: AugmentSettings | None = None,
+    expected_classes: int | None = None,
+) -> Loaders:
+    """Build the training and evaluation loaders of a run.
+
+    Args:
+        source: where the images are.
+        read: how they are read.
+        batch_size: images per process and micro-batch.
+        eval_batch_size: default: ``batch_size``.
+        eval_resize: shorter side before the center crop in evaluation; default: ``img_size`` / 0.875, as timm and
+            DeiT do.
+        accumulate: micro-batches per optimizer step.
+        rank, world: this process and how many there are.
+        seed: seed of the order and of every per-image draw.
+        repeats: repeated augmentation (3 in the DeiT recipes), 1 for none.
+        crop: the random resized crop of training.
+        timm: for class folders: workers run timm's CPU transforms with these settings and hand out normalized float32.
+            None: uint8 crops, and the rest of the recipe runs on the device.
         expected_classes: refuse data with another number of classes.
-        prepare: added to the message when data is missing: how to get it.
 
     Raises:
         ValueError: names what is missing or wrong and what would be right.
     """
-    _check(kind, loader, augment, resize, scale=crop_scale, ratio=crop_ratio)
-    _check_counts(img_size=img_size, batch_size=batch_size, repeats=repeats, prefetch=prefetch)
-    train_path, val_path, engine = resolve_paths(
-        kind, loader, root, train_path, val_path, need_train=True, prepare=prepare
-    )
+    _check_counts(batch_size=batch_size, repeats=repeats)
+    train_path, val_path, engine = resolve_paths(source, need_train=True)
     assert train_path is not None
-    if engine == "ffcv" and augment == "timm":
+    if engine == "ffcv" and timm is not None:
         raise ValueError(
             "augment=timm runs on class folders alone: choose data=imagefolder, or augment=device with FFCV"
         )
-    workers = _workers(workers)
-    crop = CropSettings(crop_scale, crop_ratio, seed)
-    order_settings = {
-        "batch_size": batch_size, "accumulate": accumulate, "rank": rank, "world": world, "seed": seed,
-        "repeats": repeats,
-    }  # fmt: skip
+    workers = _worker_count(read.workers)
     val = build_eval_loader(
-        kind=engine, path=val_path, img_size=img_size, eval_resize=eval_resize,
-        batch_size=batch_size if eval_batch_size is None else eval_batch_size, rank=rank, world=world, resize=resize,
-        workers=workers, prefetch=prefetch, in_memory=in_memory, pin_memory=pin_memory, on_bad=on_bad, prepare=prepare,
+        DataSource(engine, val=val_path, prepare=source.prepare), read,
+        batch_size=batch_size if eval_batch_size is None else eval_batch_size, eval_resize=eval_resize,
+        rank=rank, world=world,
     )  # fmt: skip
+
+    def order(num_images: int) -> TrainOrder:
+        return TrainOrder(num_images, batch_size, accumulate, rank, world, seed, repeats)
+
     train: TrainLoader
     if engine == "ffcv":
         from vitaos.data.ffcv.loader import FfcvTrainLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
-        beton = open_beton(train_path, in_memory=in_memory, prepare=prepare)
+        beton = open_beton(train_path, in_memory=read.in_memory, prepare=source.prepare)
         class_names = beton.class_names
         train = FfcvTrainLoader(
-            beton, TrainOrder(len(beton), **order_settings), crop, img_size=img_size, resize=resize,
-            workers=workers, prefetch=prefetch, pin_memory=pin_memory, on_bad=on_bad or "skip",
+            beton, order(len(beton)), crop, img_size=read.img_size, resize=read.resize, workers=workers,
+            prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=read.on_bad or "skip",
         )  # fmt: skip
     else:
-        folder = scan_folder(train_path, on_bad=on_bad or "fail", prepare=prepare)
+        folder = scan_folder(train_path, on_bad=read.on_bad or "fail", prepare=source.prepare)
         class_names = folder.class_names
         train = FolderTrainLoader(
-            folder, TrainOrder(len(folder), **order_settings), crop, img_size=img_size, resize=resize,
-            timm=settings if augment == "timm" else None, workers=workers, pin_memory=pin_memory,
-            on_bad=on_bad or "fail",
+            folder, order(len(folder)), crop, img_size=read.img_size, resize=read.resize, timm=timm,
+            workers=workers, pin_memory=read.pin_memory, on_bad=read.on_bad or "fail",
         )  # fmt: skip
     check_classes(class_names, val.class_names, expected_classes, train_path, val_path)
     return Loaders(train, val, class_names)
 
 
 def build_eval_loader(
+    source: DataSource,
+    read: ReadSettings,
     *,
-    kind: Kind,
-    img_size: int,
     batch_size: int,
-    path: str | Path | None = None,
-    root: str | Path | None = None,
-    loader: Literal["ffcv", "folder"] = "ffcv",
     eval_resize: int | None = None,
     rank: int = 0,
     world: int = 1,
-    resize: Resize = "bicubic",
-    workers: int | None = None,
-    prefetch: int = 2,
-    in_memory: bool = False,
-    pin_memory: bool = False,
-    on_bad: OnBad | None = None,
-    prepare: str = "",
 ) -> EvalLoader:
-    """Build an evaluation loader alone; arguments as :func:`build_loaders`, ``path`` being the folder or beton to
+    """Build an evaluation loader alone; arguments as :func:`build_loaders`, ``source.val`` being the folder or beton to
     evaluate.
-
-    The default of ``on_bad`` is ``fail`` for every kind: a replaced image would be another image's score.
     """
-    _check(kind, loader, "device", resize)
-    _check_counts(img_size=img_size, batch_size=batch_size, prefetch=prefetch)
-    _, val_path, engine = resolve_paths(kind, loader, root, None, path, need_train=False, prepare=prepare)
-    workers = _workers(workers)
-    eval_resize = int(img_size / 0.875) if eval_resize is None else eval_resize
-    center_crop(eval_resize, eval_resize, eval_resize, img_size)
+    _check_counts(batch_size=batch_size)
+    _, val_path, engine = resolve_paths(source, need_train=False)
+    workers = _worker_count(read.workers)
+    eval_resize = int(read.img_size / 0.875) if eval_resize is None else eval_resize
+    center_crop(eval_resize, eval_resize, eval_resize, read.img_size)
+    on_bad = read.on_bad or "fail"
     if engine == "ffcv":
         from vitaos.data.ffcv.loader import FfcvEvalLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
         return FfcvEvalLoader(
-            open_beton(val_path, in_memory=in_memory, prepare=prepare), rank=rank, world=world, batch_size=batch_size,
-            img_size=img_size, eval_resize=eval_resize, resize=resize, workers=workers, prefetch=prefetch,
-            pin_memory=pin_memory, on_bad=on_bad or "fail",
+            open_beton(val_path, in_memory=read.in_memory, prepare=source.prepare), rank=rank, world=world,
+            batch_size=batch_size, img_size=read.img_size, eval_resize=eval_resize, resize=read.resize,
+            workers=workers, prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=on_bad,
         )  # fmt: skip
-    folder: ImageFolder = scan_folder(val_path, on_bad=on_bad or "fail", prepare=prepare)
     return FolderEvalLoader(
-        folder, rank=rank, world=world, batch_size=batch_size, img_size=img_size, eval_resize=eval_resize,
-        resize=resize, workers=workers, pin_memory=pin_memory, on_bad=on_bad or "fail",
+        scan_folder(val_path, on_bad=on_bad, prepare=source.prepare), rank=rank, world=world, batch_size=batch_size,
+        img_size=read.img_size, eval_resize=eval_resize, resize=read.resize, workers=workers,
+        pin_memory=read.pin_memory, on_bad=on_bad,
     )  # fmt: skip
 
 
@@ -243,30 +226,12 @@ def default_workers() -> int:
     return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _workers(workers: int | None) -> int:
+def _worker_count(workers: int | None) -> int:
     if workers is None:
         return default_workers()
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
     return workers
-
-
-def _check(
-    kind: str, loader: str, augment: str, resize: str, *, scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (0.75, 4 / 3),
-) -> None:  # fmt: skip
-    for name, value, choices in (
-        ("kind", kind, KINDS),
-        ("loader", loader, ("ffcv", "folder")),
-        ("augment", augment, ("device", "timm")),
-        ("resize", resize, RESIZES),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(
-            f"crop_scale must lie in (0, 1] and crop_ratio above 0, each in order; got {scale} and {ratio}"
-        )
 
 
 def _check_counts(**counts: int) -> None:

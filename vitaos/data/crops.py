@@ -1,9 +1,10 @@
-"""Which part of an image is seen: random resized crops in training, a centre crop in evaluation; no pixels here.
+"""Which part of an image is seen: random resized crops in training, a center crop in evaluation; no pixels here.
 
 Boxes are (top, left, height, width) in pixels. H and W are an image's height and width, B the images of a batch.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from vitaos.counter_rng import uniforms
 from vitaos.data.rng_streams import CROP
 
 TRIES: Final = 10
-"""Attempts at a box inside the image before the centre is taken (torchvision and timm)."""
+"""Attempts at a box inside the image before the center is taken (torchvision and timm)."""
 
 CROP_DRAWS: Final = 2 * TRIES + 2
 """Uniform numbers one image needs: (area, shape) for every try, then the place (top, left)."""
@@ -29,7 +30,7 @@ def random_resized_crop(
     """Boxes with the distribution of torchvision's ``RandomResizedCrop`` (and timm's), from given uniform numbers.
 
     A try draws an area uniformly in ``scale`` times the image's and a shape log-uniformly in ``ratio``; the first of
-    ten that fits is placed uniformly. Where none fits, the largest centred box whose shape lies within ``ratio``.
+    ten that fits is placed uniformly. Where none fits, the largest centerd box whose shape lies within ``ratio``.
 
     Args:
         heights_B, widths_B: sizes of the images.
@@ -59,34 +60,51 @@ def random_resized_crop(
     crop_heights_B = np.take_along_axis(tried_heights_BT, first_B1, axis=1)[:, 0]
 
     whole_heights_B, whole_widths_B = heights_B1[:, 0], widths_B1[:, 0]
-    centre_heights_B = np.clip(np.rint(whole_widths_B / ratio[0]), 1, whole_heights_B)
-    centre_widths_B = np.clip(np.rint(whole_heights_B * ratio[1]), 1, whole_widths_B)
-    crop_heights_B = np.where(fits_B, crop_heights_B, centre_heights_B)
-    crop_widths_B = np.where(fits_B, crop_widths_B, centre_widths_B)
+    center_heights_B = np.clip(np.rint(whole_widths_B / ratio[0]), 1, whole_heights_B)
+    center_widths_B = np.clip(np.rint(whole_heights_B * ratio[1]), 1, whole_widths_B)
+    crop_heights_B = np.where(fits_B, crop_heights_B, center_heights_B)
+    crop_widths_B = np.where(fits_B, crop_widths_B, center_widths_B)
     rooms_B2 = np.stack([whole_heights_B - crop_heights_B, whole_widths_B - crop_widths_B], axis=1)
     places_B2 = np.where(fits_B[:, None], np.floor(draws_BN[:, -2:] * (rooms_B2 + 1)), rooms_B2 // 2)
     return np.concatenate([places_B2, crop_heights_B[:, None], crop_widths_B[:, None]], axis=1).astype(np.int64)
 
 
-class CropSettings(NamedTuple):
-    """The training crop of a recipe: share of the area, shape, and the run's seed."""
+@dataclass(frozen=True)
+class CropSettings:
+    """The training crop of a recipe.
 
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    seed: int
+    Attributes:
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width over height.
+
+    Raises:
+        ValueError: a range that is empty or impossible.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(
+                f"crop_scale must lie in (0, 1] and crop_ratio above 0, each in order; got {self.scale} and "
+                f"{self.ratio}"
+            )
 
 
 def training_crops(
     settings: CropSettings,
-    epoch: int,
     positions_B: NDArray[np.integer],
     heights_B: NDArray[np.integer],
     widths_B: NDArray[np.integer],
+    *,
+    seed: int,
+    epoch: int,
 ) -> NDArray[np.int64]:
     """The boxes of a batch: functions of (seed, epoch, position) and the images' sizes alone, the same in every
     loader.
     """
-    draws_BN = uniforms(settings.seed, epoch, positions_B, CROP, CROP_DRAWS)
+    draws_BN = uniforms(seed, epoch, positions_B, CROP, CROP_DRAWS)
     return random_resized_crop(heights_B, widths_B, draws_BN, settings.scale, settings.ratio)
 
 
@@ -100,7 +118,7 @@ class CenterCrop(NamedTuple):
 
 
 def center_crop(height: int, width: int, eval_resize: int, img_size: int) -> CenterCrop:
-    """Shorter side to ``eval_resize``, then the centre square of ``img_size`` (torchvision's rounding in both).
+    """Shorter side to ``eval_resize``, then the center square of ``img_size`` (torchvision's rounding in both).
 
     Raises:
         ValueError: when ``img_size`` is larger than ``eval_resize``.

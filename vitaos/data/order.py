@@ -42,7 +42,7 @@ class TrainOrder:
     Attributes:
         num_images: images in the dataset.
         batch_size: images per process and forward pass.
-        accumulate: forward passes per optimiser step.
+        accumulate: forward passes per optimizer step.
         rank, world: this process and how many there are.
         seed: the run's seed.
         repeats: 1 for a plain shuffle; R > 1 for repeated augmentation (Hoffer et al. 2020; DeiT uses 3): every image
@@ -69,14 +69,14 @@ class TrainOrder:
             raise ValueError(f"rank must be in 0..{self.world - 1} with {self.world} processes, got {self.rank}")
         if self.global_batch > self.images_per_epoch:
             raise ValueError(
-                f"one optimiser step takes batch_size {self.batch_size} x accumulate {self.accumulate} x "
+                f"one optimizer step takes batch_size {self.batch_size} x accumulate {self.accumulate} x "
                 f"{self.world} process(es) = {self.global_batch} images, but an epoch of this dataset has only "
                 f"{self.images_per_epoch}: lower batch_size, accumulate or the number of processes"
             )
 
     @property
     def global_batch(self) -> int:
-        """Images per optimiser step over all processes."""
+        """Images per optimizer step over all processes."""
         return self.batch_size * self.accumulate * self.world
 
     @property

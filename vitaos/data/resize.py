@@ -1,8 +1,7 @@
 """From a decoded image to the pixels a model sees: cut a box, resize it, lay it into a batch.
 
 ``bicubic`` is antialiased bicubic interpolation with the kernel of Pillow (a = -0.5), computed by PyTorch's
-vectorised uint8
-kernel: 0.03 grey levels from Pillow on average at a fifth of its time. ``area`` averages the covered pixels.
+vectorized uint8 kernel: 0.03 gray levels from Pillow on average at a fifth of its time. ``area`` averages the covered pixels.
 
 Shapes: H, W height and width of an image or box, S the side of the square output.
 """
@@ -57,7 +56,7 @@ def crop_and_resize(
 def resize_and_center_crop(
     image_HW3: NDArray[np.uint8], eval_resize: int, out_SS3: NDArray[np.uint8], resize: Resizer
 ) -> None:
-    """Write the evaluation view into ``out_SS3``: shorter side to ``eval_resize``, then the centre square."""
+    """Write the evaluation view into ``out_SS3``: shorter side to ``eval_resize``, then the center square."""
     size = out_SS3.shape[0]
     crop = center_crop(image_HW3.shape[0], image_HW3.shape[1], eval_resize, size)
     resized_HW3 = np.empty((crop.height, crop.width, 3), dtype=np.uint8)

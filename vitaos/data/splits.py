@@ -1,19 +1,57 @@
 """The two parts of a dataset: where they lie, and whether they belong together."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from vitaos.data.folder.digits import prepare_digits
 
+Kind = Literal["folder", "ffcv", "digits"]
+KINDS: Final = ("folder", "ffcv", "digits")
+Engine = Literal["ffcv", "folder"]
+ENGINES: Final = ("ffcv", "folder")
 
-def resolve_paths(
-    kind: str, loader: Literal["ffcv", "folder"], root: str | Path | None, train_path: str | Path | None,
-    val_path: str | Path | None, *, need_train: bool, prepare: str,
-) -> tuple[Path | None, Path, Literal["ffcv", "folder"]]:  # fmt: skip
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the images of a run are.
+
+    Attributes:
+        kind: ``folder`` (class folders of images), ``ffcv`` (betons written by ``scripts/write_ffcv.py``) or
+            ``digits`` (the embedded dataset, written below ``root`` when first used).
+        root: folder: holds ``train/`` and ``val/`` (or ``test/``); ffcv: holds ``train.beton`` and ``val.beton``;
+            digits: where to write (default: ``~/.cache/vitaos``).
+        train, val: either part elsewhere than below ``root``.
+        loader: for digits, through which loader.
+        prepare: added to the message when data is missing: how to get it.
+
+    Raises:
+        ValueError: an unknown kind or loader.
+    """
+
+    kind: Kind
+    root: str | Path | None = None
+    train: str | Path | None = None
+    val: str | Path | None = None
+    loader: Engine = "ffcv"
+    prepare: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        check_choice("loader", self.loader, ENGINES)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError with the choices unless ``value`` is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None, Path, Engine]:
     """Where the parts lie and which engine reads them; writes the digits when they are asked for.
 
     Args:
-        kind, loader, root, train_path, val_path, prepare: as :func:`vitaos.data.build_loaders` has them.
+        source: where to look.
         need_train: whether the training part must be found too.
 
     Returns:
@@ -22,20 +60,20 @@ def resolve_paths(
     Raises:
         ValueError: nothing says where the data is.
     """
-    if kind == "digits":
-        engine = loader
+    root, engine = source.root, source.loader
+    if source.kind == "digits":
         root = prepare_digits(root if root is not None else Path.home() / ".cache" / "vitaos")
         if engine == "ffcv":
             from vitaos.data.ffcv.writer import prepare_digit_betons  # noqa: PLC0415  # FFCV is optional
 
             root = prepare_digit_betons(root)
     else:
-        engine = "ffcv" if kind == "ffcv" else "folder"
-    train, val = (Path(path) if path is not None else None for path in (train_path, val_path))
+        engine = "ffcv" if source.kind == "ffcv" else "folder"
+    train, val = (Path(path) if path is not None else None for path in (source.train, source.val))
     if (val is None or (need_train and train is None)) and root is None:
         raise ValueError(
             "where is the data? Give data.root=FOLDER (or the paths of both parts)"
-            + (f". {prepare}" if prepare else "")
+            + (f". {source.prepare}" if source.prepare else "")
         )
     if root is not None:
         root = Path(root)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from PIL import Image
 from timm.data import create_transform
-from timm.data.auto_augment import AugmentOp, RandAugment
+
+from vitaos.data.folder.timm_transform import posterize_to_black
 
 
 def timm_stages(size: int, **settings: Any) -> tuple[Any, ...]:
@@ -15,18 +15,5 @@ def timm_stages(size: int, **settings: Any) -> tuple[Any, ...]:
     """
     recipe = {"auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic", "re_prob": 0.25, "re_mode": "pixel"}
     stages = create_transform(size, is_training=True, separate=True, **{**recipe, **settings})
-    for transform in stages[1].transforms:
-        if isinstance(transform, RandAugment):
-            for operation in transform.ops:
-                if operation.name.startswith("Posterize"):
-                    _allow_no_bits(operation)
+    posterize_to_black(stages[1])
     return stages
-
-
-def _allow_no_bits(operation: AugmentOp) -> None:
-    posterize = operation.aug_fn
-
-    def safe(image: Image.Image, bits: int, **keywords: Any) -> Image.Image:
-        return posterize(image, bits, **keywords) if bits else Image.new(image.mode, image.size)
-
-    operation.aug_fn = safe

@@ -22,12 +22,13 @@ from vitaos.data.ffcv.loader import FfcvEvalLoader, FfcvTrainLoader
 from vitaos.data.ffcv.reader import Beton, open_beton
 from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
-CROP = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 7)
+CROP = CropSettings()
+SEED = 7
 
 
 def train_loader(beton: Beton, *, batch_size: int = 6, world: int = 1, rank: int = 0, accumulate: int = 1,
                  repeats: int = 1, **settings: Any) -> FfcvTrainLoader:  # fmt: skip
-    order = TrainOrder(len(beton), batch_size, accumulate, rank, world, seed=CROP.seed, repeats=repeats)
+    order = TrainOrder(len(beton), batch_size, accumulate, rank, world, seed=SEED, repeats=repeats)
     return FfcvTrainLoader(beton, order, CROP, img_size=48, **settings)
 
 
@@ -114,7 +115,9 @@ def test_crops_are_those_of_pillow_within_a_grey_level(beton: Beton, photo_folde
     loader = train_loader(beton)
     for batch in loader.epoch(0):
         indices = loader._order.indices(0)[batch.positions]
-        boxes = training_crops(CROP, 0, batch.positions.numpy(), beton.heights[indices], beton.widths[indices])
+        boxes = training_crops(
+            CROP, batch.positions.numpy(), beton.heights[indices], beton.widths[indices], seed=SEED, epoch=0
+        )
         for image, index, box in zip(batch.images, indices, boxes.tolist(), strict=True):
             top, left, height, width = box
             cut = Image.open(files[index]).convert("RGB").crop((left, top, left + width, top + height))
@@ -210,10 +213,12 @@ def test_a_record_that_will_not_decode_is_replaced_and_reported(damage: Any, cap
     (batch,) = loader.epoch(0)
     indices = loader._order.indices(0)
     place, neighbour = int(np.flatnonzero(indices == 3)[0]), 4
-    assert loader.bad_records == [3]
+    assert loader._pool.bad.indices == [3]
     assert "image 3 replaced" in caplog.text
     assert batch.targets[place] == val.targets[neighbour]
-    box = training_crops(CROP, 0, np.array([place]), val.heights[[neighbour]], val.widths[[neighbour]])[0]
+    box = training_crops(
+        CROP, np.array([place]), val.heights[[neighbour]], val.widths[[neighbour]], seed=SEED, epoch=0
+    )[0]
     expected = np.empty((48, 48, 3), dtype=np.uint8)
     from vitaos.data.resize import bicubic, crop_and_resize  # noqa: PLC0415  # beside its only use
 

@@ -13,8 +13,9 @@ from PIL import Image
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
 from vitaos.data.ffcv import records as ffcv_records
+from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, open_beton
-from vitaos.data.ffcv.writer import WriteOptions, write_beton
+from vitaos.data.ffcv.writer import write_beton
 from vitaos.data.folder.files import list_files
 
 RAW = WriteOptions("raw")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vitaos.data import build_loaders
+from vitaos.data import DataSource, ReadSettings, build_loaders
 from vitaos.data.folder.digits import CLASS_NAMES, VAL_PER_CLASS, prepare_digits
 
 
@@ -47,13 +47,10 @@ def test_ffcv_gives_the_pixels_of_the_files(digits_root: Path) -> None:
     pytest.importorskip("ffcv", reason="FFCV is not installed")
     built = [
         build_loaders(
-            kind="digits",
-            loader=loader,
-            root=digits_root,
-            img_size=16,
+            DataSource("digits", digits_root, loader=loader),
+            ReadSettings(img_size=16, workers=0),
             eval_resize=16,
             batch_size=32,
-            workers=0,
             repeats=3,
         )
         for loader in ("ffcv", "folder")

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageOps
 
 from vitaos.batch import Batch
+from vitaos.data import DataSource, ReadSettings, build_loaders
 from vitaos.data.augment.settings import AugmentSettings
-from vitaos.data.build import build_loaders
 from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.crops import CropSettings
 from vitaos.data.folder.files import ImageFolder, read_image, scan_folder
@@ -22,7 +22,8 @@ from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.timm_transform import timm_transform
 from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
-CROP = CropSettings((0.08, 1.0), (3 / 4, 4 / 3), 11)
+CROP = CropSettings()
+SEED = 11
 TIMM = AugmentSettings(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -36,7 +37,7 @@ def train_loader(
     root: Path, *, timm: AugmentSettings | None = None, workers: int = 0, repeats: int = 1
 ) -> FolderTrainLoader:
     folder = scan_folder(root / "train")
-    order = TrainOrder(len(folder), 5, accumulate=2, seed=CROP.seed, repeats=repeats)
+    order = TrainOrder(len(folder), 5, accumulate=2, seed=SEED, repeats=repeats)
     return FolderTrainLoader(folder, order, CROP, img_size=32, timm=timm, workers=workers)
 
 
@@ -130,13 +131,10 @@ def test_timms_posterise_reaches_zero_bits(photographs: list[np.ndarray]) -> Non
 def test_timms_engine_refuses_what_the_devices_does(photo_folder: Path, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"randaugment='{wrong}'"):
         build_loaders(
-            kind="folder",
-            img_size=32,
+            DataSource("folder", photo_folder),
+            ReadSettings(img_size=32, workers=0),
             batch_size=4,
-            root=photo_folder,
-            augment="timm",
-            settings=AugmentSettings(randaugment=wrong),
-            workers=0,
+            timm=AugmentSettings(randaugment=wrong),
         )
 
 

@@ -15,6 +15,8 @@ from vitaos.data.augment.staging import StagingBuffer
 # On the CPU a group is worked through in pieces that stay in cache; on a GPU at once.
 _CPU_PIECE_VALUES: Final = 1 << 18
 
+_Arrays = tuple[NDArray[Any], ...]
+
 _TABLES: Final = (
     Operation.INVERT,
     Operation.POSTERIZE,
@@ -63,45 +65,13 @@ class OpExecutor:
         self, staging: StagingBuffer, op_batch: OpBatch, fill: int, height: int, width: int
     ) -> list[Group]:
         groups: list[Group] = []
-
-        def add(
-            kernel: Callable[..., Tensor],
-            operations: tuple[Operation, ...],
-            parameters: Callable[[OpBatch], tuple[NDArray[Any], ...]],
-            shared: tuple[int, ...] = (),
-        ) -> None:
-            here = np.flatnonzero(np.isin(op_batch.operations, operations))
+        for kernel in _KERNELS:
+            here = np.flatnonzero(np.isin(op_batch.operations, kernel.operations))
             if len(here):
-                arrays = parameters(OpBatch(op_batch.operations[here], op_batch.arguments[here]))
-                handles = tuple(staging.add(array) for array in arrays)
-                groups.append(Group(kernel, staging.add(here), handles, shared, len(here)))
-
-        def factors(part: OpBatch) -> tuple[NDArray[Any], ...]:
-            return (part.arguments.astype(np.float32),)
-
-        def rows(part: OpBatch) -> tuple[NDArray[Any], ...]:
-            return _shifts(part, Operation.SHEAR_X, extent=width, lines=height)
-
-        def columns(part: OpBatch) -> tuple[NDArray[Any], ...]:
-            return _shifts(part, Operation.SHEAR_Y, extent=height, lines=width)
-
-        def turns(part: OpBatch) -> tuple[NDArray[Any], ...]:
-            return (geometry_ops.rotation_matrices(part.arguments, height, width),)
-
-        add(color_ops.apply_tables, _TABLES, lambda part: (color_ops.host_tables(part),))
-        add(color_ops.auto_contrast, (Operation.AUTO_CONTRAST,), lambda _: ())
-        add(color_ops.equalize, (Operation.EQUALIZE,), lambda _: ())
-        add(color_ops.contrast, (Operation.CONTRAST,), factors)
-        add(color_ops.color, (Operation.COLOR,), factors)
-        add(filter_ops.sharpness, (Operation.SHARPNESS,), factors)
-        add(
-            filter_ops.gaussian_blur,
-            (Operation.GAUSSIAN_BLUR,),
-            lambda part: (filter_ops.blur_weights(part.arguments),),
-        )
-        add(geometry_ops.shift_rows, (Operation.SHEAR_X, Operation.TRANSLATE_X), rows, (fill,))
-        add(geometry_ops.shift_columns, (Operation.SHEAR_Y, Operation.TRANSLATE_Y), columns, (fill,))
-        add(geometry_ops.rotate, (Operation.ROTATE,), turns, (fill,))
+                part = OpBatch(op_batch.operations[here], op_batch.arguments[here])
+                handles = tuple(staging.add(array) for array in kernel.parameters(part, height, width))
+                shared = (fill,) if kernel.fills else ()
+                groups.append(Group(kernel.apply, staging.add(here), handles, shared, len(here)))
         return groups
 
     def run(self, images: Tensor, groups: list[Group], device_tensors: list[Tensor]) -> Tensor:
@@ -139,12 +109,70 @@ def _as_int64(images: Tensor) -> Tensor:
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
 
-def _shifts(part: OpBatch, shear: Operation, *, extent: int, lines: int) -> tuple[NDArray[Any], ...]:
+def _shifts(part: OpBatch, shear: Operation, *, extent: int, lines: int) -> _Arrays:
     """Whole and fractional shift of every line for images that are sheared or translated along one axis."""
     sheared = part.operations == shear
     slope = np.where(sheared, part.arguments, 0.0)
     offset = np.where(sheared, 0.0, part.arguments * extent)
     return geometry_ops.split_shifts(geometry_ops.line_shifts(slope, offset, lines))
+
+
+def _factors(part: OpBatch, _height: int, _width: int) -> _Arrays:
+    return (part.arguments.astype(np.float32),)
+
+
+def _no_arrays(_part: OpBatch, _height: int, _width: int) -> _Arrays:
+    return ()
+
+
+class Kernel(NamedTuple):
+    """How some operations run.
+
+    Attributes:
+        apply: takes (images, *parameters), then the fill color where it ``fills``; returns images.
+        operations: those that it does.
+        parameters: (images' operations, height, width) -> the arrays it takes, one row an image.
+        fills: whether it brings in pixels from outside the image.
+    """
+
+    apply: Callable[..., Tensor]
+    operations: tuple[Operation, ...]
+    parameters: Callable[[OpBatch, int, int], _Arrays] = _no_arrays
+    fills: bool = False
+
+
+_KERNELS: Final = (
+    Kernel(color_ops.apply_tables, _TABLES, lambda part, _height, _width: (color_ops.host_tables(part),)),
+    Kernel(color_ops.auto_contrast, (Operation.AUTO_CONTRAST,)),
+    Kernel(color_ops.equalize, (Operation.EQUALIZE,)),
+    Kernel(color_ops.contrast, (Operation.CONTRAST,), _factors),
+    Kernel(color_ops.color, (Operation.COLOR,), _factors),
+    Kernel(filter_ops.sharpness, (Operation.SHARPNESS,), _factors),
+    Kernel(
+        filter_ops.gaussian_blur,
+        (Operation.GAUSSIAN_BLUR,),
+        lambda part, _height, _width: (filter_ops.blur_weights(part.arguments),),
+    ),
+    Kernel(
+        geometry_ops.shift_rows,
+        (Operation.SHEAR_X, Operation.TRANSLATE_X),
+        lambda part, height, width: _shifts(part, Operation.SHEAR_X, extent=width, lines=height),
+        fills=True,
+    ),
+    Kernel(
+        geometry_ops.shift_columns,
+        (Operation.SHEAR_Y, Operation.TRANSLATE_Y),
+        lambda part, height, width: _shifts(part, Operation.SHEAR_Y, extent=height, lines=width),
+        fills=True,
+    ),
+    Kernel(
+        geometry_ops.rotate,
+        (Operation.ROTATE,),
+        lambda part, height, width: (geometry_ops.rotation_matrices(part.arguments, height, width),),
+        fills=True,
+    ),
+)
+"""In the order in which their groups run."""
 
 
 def _pieces(size: int, images: Tensor) -> list[slice]:

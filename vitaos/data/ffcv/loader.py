@@ -1,8 +1,8 @@
 """Loaders over betons: a pool of threads, fresh memory for every batch, and errors that arrive.
 
-Every batch is split into pieces that the threads of a pool make; a bounded number of batches is under way at a time. A
+Every batch is split into pieces that the threads of a pool make; a bounded number of batches is in flight at a time. A
 thread's exception is raised where the batch is consumed. Nothing here draws random numbers: what a batch holds
-follows from its keys, so the number of threads and the history of the loader make no difference.
+follows from its request, so the number of threads and the history of the loader make no difference.
 """
 
 from collections import deque
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.batch import Batch
+from vitaos.data.batches import BatchRequest, evaluation_requests, training_requests
 from vitaos.data.corrupt_images import CorruptImageError, CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.ffcv.reader import Beton
@@ -28,14 +29,6 @@ PIECES_PER_WORKER = 4
 
 
 _NOTHING: Final = np.empty((0, 0, 3), dtype=np.uint8)
-
-
-class BatchRequest(NamedTuple):
-    """One batch to make. ``epoch`` is None in evaluation."""
-
-    epoch: int | None
-    positions: NDArray[np.int64]
-    indices: NDArray[np.int64]
 
 
 class _Memory(NamedTuple):
@@ -52,10 +45,10 @@ class _Memory(NamedTuple):
     targets: NDArray[np.int64]
 
 
-class _Underway(NamedTuple):
+class _InFlight(NamedTuple):
     """A batch that is being made."""
 
-    views: BatchRequest
+    request: BatchRequest
     memory: _Memory
     pieces: list[Future[None]]
 
@@ -72,12 +65,13 @@ class BatchPool:
         pin_memory: hand out page-locked memory.
         on_bad: what to do with a record that will not decode.
         crop: the random resized crop of training; None for evaluation.
-        eval_resize: shorter side before the centre crop; evaluation only.
+        seed: of the draws of the crop.
+        eval_resize: shorter side before the center crop; evaluation only.
     """
 
     def __init__(
         self, beton: Beton, *, img_size: int, resize: Resize, workers: int, prefetch: int, pin_memory: bool,
-        on_bad: OnBad, crop: CropSettings | None = None, eval_resize: int = 0,
+        on_bad: OnBad, crop: CropSettings | None = None, seed: int = 0, eval_resize: int = 0,
     ) -> None:  # fmt: skip
         self._beton = beton
         self._img_size = img_size
@@ -86,12 +80,13 @@ class BatchPool:
         self._prefetch = prefetch
         self._pin_memory = pin_memory
         self._crop = crop
+        self._seed = seed
         self._eval_resize = eval_resize
         self.bad = CorruptImages(len(beton), on_bad, str(beton.path), evaluation=crop is None)
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self._workers, thread_name_prefix="vitaos-loader")
 
-    def batches(self, keys: Iterable[BatchRequest]) -> Iterator[Batch]:
-        """The batches of the keys, in order.
+    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
+        """The requested batches, in order.
 
         Raises:
             CorruptImageError: under ``on_bad=fail`` for a record that does not decode; when too many do not.
@@ -99,16 +94,16 @@ class BatchPool:
         """
         if self._pool is None:
             raise ValueError("this loader is closed")
-        underway: deque[_Underway] = deque()
+        in_flight: deque[_InFlight] = deque()
         try:
-            for views in keys:
-                underway.append(self._start(self._pool, views))
-                if len(underway) > self._prefetch:
-                    yield _finished(underway.popleft())
-            while underway:
-                yield _finished(underway.popleft())
+            for request in requests:
+                in_flight.append(self._start(self._pool, request))
+                if len(in_flight) > self._prefetch:
+                    yield _finished(in_flight.popleft())
+            while in_flight:
+                yield _finished(in_flight.popleft())
         finally:
-            left = [piece for batch in underway for piece in batch.pieces]
+            left = [piece for batch in in_flight for piece in batch.pieces]
             for piece in left:
                 piece.cancel()
             wait(left)
@@ -119,33 +114,35 @@ class BatchPool:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def _start(self, pool: ThreadPoolExecutor, views: BatchRequest) -> _Underway:
-        count = len(views.indices)
+    def _start(self, pool: ThreadPoolExecutor, request: BatchRequest) -> _InFlight:
+        count = len(request.indices)
         images_B3SS, views_BSS3 = empty_batch(count, self._img_size, pin_memory=self._pin_memory)
         targets_B = torch.empty(count, dtype=torch.int64, pin_memory=self._pin_memory).numpy()
         memory = _Memory(images_B3SS, views_BSS3, targets_B)
-        boxes_B4 = self._boxes(views, views.indices, slice(None))
+        boxes_B4 = self._boxes(request, request.indices, slice(None))
         # Repeats of an image follow each other; a piece ends where the image changes, so each is decoded once.
-        groups = np.flatnonzero(np.diff(views.indices, prepend=-1))
+        groups = np.flatnonzero(np.diff(request.indices, prepend=-1))
         step = max(1, len(groups) // (self._workers * PIECES_PER_WORKER))
         bounds = [*groups[::step].tolist(), count]
         pieces = [
-            pool.submit(self._make, views, memory, boxes_B4, range(start, end)) for start, end in pairwise(bounds)
+            pool.submit(self._make, request, memory, boxes_B4, range(start, end)) for start, end in pairwise(bounds)
         ]
-        return _Underway(views, memory, pieces)
+        return _InFlight(request, memory, pieces)
 
-    def _boxes(self, views: BatchRequest, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
+    def _boxes(self, request: BatchRequest, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
         """Crop boxes of the batch's places when they show the images ``indices``."""
-        if views.epoch is None or self._crop is None:
+        if request.epoch is None or self._crop is None:
             return None
         heights, widths = self._beton.heights[indices], self._beton.widths[indices]
-        return training_crops(self._crop, views.epoch, views.positions[places], heights, widths)
+        return training_crops(
+            self._crop, request.positions[places], heights, widths, seed=self._seed, epoch=request.epoch
+        )
 
-    def _make(self, views: BatchRequest, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
+    def _make(self, request: BatchRequest, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
         """Fill some places of a batch; runs in a thread."""
         last, found, image_HW3 = -1, -1, _NOTHING
         for place in places:
-            index = int(views.indices[place])
+            index = int(request.indices[place])
             try:
                 if index != last:
                     found, image_HW3 = self.bad.decode(index, self._beton.image)
@@ -157,7 +154,7 @@ class BatchPool:
                     continue
                 box = boxes_B4[place]
                 if found != index:
-                    replaced = self._boxes(views, np.array([found]), slice(place, place + 1))
+                    replaced = self._boxes(request, np.array([found]), slice(place, place + 1))
                     assert replaced is not None
                     box = replaced[0]
                 crop_and_resize(image_HW3, box, out_SS3, self._resize)
@@ -167,12 +164,12 @@ class BatchPool:
                 raise RuntimeError(f"loading record {index} of {self._beton.path} failed: {error}") from error
 
 
-def _finished(batch: _Underway) -> Batch:
+def _finished(batch: _InFlight) -> Batch:
     """Wait for a batch; an exception of a thread is raised here, after the threads have let go of the batch."""
     wait(batch.pieces)
     for piece in batch.pieces:
         piece.result()
-    return Batch(batch.memory.images, torch.from_numpy(batch.memory.targets), torch.from_numpy(batch.views.positions))
+    return Batch(batch.memory.images, torch.from_numpy(batch.memory.targets), torch.from_numpy(batch.request.positions))
 
 
 class FfcvTrainLoader:
@@ -181,7 +178,7 @@ class FfcvTrainLoader:
     Args:
         beton: the images.
         order: who sees which image when.
-        crop: the random resized crop and the seed of its draws.
+        crop: the random resized crop.
         img_size, resize, workers, prefetch, pin_memory, on_bad: as :class:`BatchPool`.
     """
 
@@ -192,23 +189,15 @@ class FfcvTrainLoader:
         self._order = order
         self._pool = BatchPool(
             beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
-            on_bad=on_bad, crop=crop,
+            on_bad=on_bad, crop=crop, seed=order.seed,
         )  # fmt: skip
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
         self.fingerprint = beton.fingerprint()
 
-    @property
-    def bad_records(self) -> list[int]:
-        """Records found unreadable so far by this process, each replaced by the next good one."""
-        return self._pool.bad.indices
-
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
-        return self._pool.batches(
-            BatchRequest(epoch, micro.positions, micro.indices)
-            for micro in self._order.micro_batches(epoch, start_step)
-        )
+        return self._pool.batches(training_requests(self._order, epoch, start_step))
 
     def close(self) -> None:
         """End the threads."""
@@ -216,7 +205,7 @@ class FfcvTrainLoader:
 
 
 class FfcvEvalLoader:
-    """This rank's share of an evaluation, every image once, uint8 centre crops; positions are dataset indices."""
+    """This rank's share of an evaluation, every image once, uint8 center crops; positions are dataset indices."""
 
     def __init__(
         self, beton: Beton, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
@@ -241,8 +230,7 @@ class FfcvEvalLoader:
         return self._batches(evenly_spaced_indices(self.num_images, images))
 
     def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
-        shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
-        return self._pool.batches(BatchRequest(None, share, share) for share in shares)
+        return self._pool.batches(evaluation_requests(indices, self._batch_size))
 
     def file_names(self) -> None:
         """A beton does not keep the names of the files it was written from."""

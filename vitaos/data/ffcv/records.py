@@ -10,8 +10,10 @@ import os
 import queue
 import signal
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,8 +26,8 @@ from PIL import Image
 
 from vitaos.counter_rng import mix
 from vitaos.data.corrupt_images import CorruptImageError
+from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, decodes
-from vitaos.data.ffcv.writer import Progress, WriteOptions
 from vitaos.data.folder.files import ImageFolder, decode_failure, to_rgb
 
 CHUNK: Final = 32
@@ -52,20 +54,20 @@ class Record(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """A worker's word that some images are through, with the reasons of those that did not decode."""
+    """Some images are done; the reasons of those that did not decode."""
 
     images: int
     reasons: dict[int, str]
 
 
 class _Finished(NamedTuple):
-    """A worker's last word: where it put what."""
+    """A worker has finished; where its records are (index, address, size)."""
 
     allocations: list[tuple[int, int, int]]
 
 
 class _Failed(NamedTuple):
-    """A worker's last word when something went wrong that is not an image's fault."""
+    """A worker has failed for a reason other than an image."""
 
     trace: str
 
@@ -78,8 +80,8 @@ class _Job(NamedTuple):
     allocator: Any
 
 
-class _Sink(Protocol):
-    def put(self, message: _Done | _Finished | _Failed, /) -> None: ...
+_Send = Callable[[_Done | _Finished | _Failed], None]
+"""Takes a worker's message."""
 
 
 def encode(path: Path, index: int, options: WriteOptions) -> Record:
@@ -134,7 +136,7 @@ def _page_size(options: WriteOptions) -> int:
     return size
 
 
-def _work(chunks: Any, sink: _Sink, metadata: NDArray[Any], job: _Job) -> None:
+def _work(chunks: Callable[[], list[int] | None], send: _Send, metadata: NDArray[Any], job: _Job) -> None:
     """Write the images of chunks until there are no more."""
     image_column, label_column = metadata.dtype.names or ("", "")
     images, labels = metadata[image_column], metadata[label_column]
@@ -158,11 +160,11 @@ def _work(chunks: Any, sink: _Sink, metadata: NDArray[Any], job: _Job) -> None:
                 place["data_ptr"], storage = allocator.malloc(record.content.nbytes)
                 storage[:] = record.content
                 labels[index] = folder.targets[index]
-            sink.put(_Done(len(chunk), reasons))
-    sink.put(_Finished(allocator.allocations))
+            send(_Done(len(chunk), reasons))
+    send(_Finished(allocator.allocations))
 
 
-def _work_in_process(tasks: Any, sink: Any, shared: Any, metadata_type: np.dtype[Any], job: _Job) -> None:
+def _work_in_process(tasks: Any, messages: Any, shared: Any, metadata_type: np.dtype[Any], job: _Job) -> None:
     """A worker process; it ends by itself when the one that started it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -179,9 +181,9 @@ def _work_in_process(tasks: Any, sink: Any, shared: Any, metadata_type: np.dtype
         return None
 
     try:
-        _work(chunks, sink, np.frombuffer(shared.buf, dtype=metadata_type), job)
-    except BaseException:  # whatever it was, the one who waits must hear of it
-        sink.put(_Failed(traceback.format_exc()))
+        _work(chunks, messages.put, np.frombuffer(shared.buf, dtype=metadata_type), job)
+    except BaseException:  # whatever it was, the parent must be told
+        messages.put(_Failed(traceback.format_exc()))
 
 
 class RecordWriter(DatasetWriter):
@@ -234,14 +236,8 @@ class RecordWriter(DatasetWriter):
 
     def _write_here(self, job: _Job, chunks: list[list[int]], on_progress: Progress) -> None:
         left = iter(chunks)
-        writer = self
-
-        class Here:
-            def put(self, message: _Done | _Finished | _Failed, /) -> None:
-                writer._hear(message, on_progress)
-
         metadata = np.frombuffer(self.metadata_sm.buf, dtype=self.metadata_type)
-        _work(lambda: next(left, None), Here(), metadata, job)
+        _work(lambda: next(left, None), partial(self._receive, on_progress), metadata, job)
 
     def _write_in_processes(self, job: _Job, chunks: list[list[int]], on_progress: Progress) -> None:
         context = multiprocessing.get_context("fork")
@@ -255,7 +251,7 @@ class RecordWriter(DatasetWriter):
         try:
             while self._finished < self._workers:
                 try:
-                    self._hear(messages.get(timeout=WATCH_SECONDS), on_progress)
+                    self._receive(on_progress, messages.get(timeout=WATCH_SECONDS))
                 except queue.Empty:
                     _refuse_dead(workers)
         finally:
@@ -265,7 +261,7 @@ class RecordWriter(DatasetWriter):
                     worker.terminate()
                 worker.join()
 
-    def _hear(self, message: _Done | _Finished | _Failed, on_progress: Progress) -> None:
+    def _receive(self, on_progress: Progress, message: _Done | _Finished | _Failed) -> None:
         if isinstance(message, _Done):
             self._done += message.images
             self._reasons.update(message.reasons)
@@ -290,7 +286,7 @@ class RecordWriter(DatasetWriter):
 
 
 def _refuse_dead(workers: list[Any]) -> None:
-    """Raise when a worker ended without a word (killed for memory, crashed in native code)."""
+    """Raise when a worker ended without a message (killed for memory, crashed in native code)."""
     for worker in workers:
         if worker.exitcode not in (None, 0):
             raise RuntimeError(

@@ -2,54 +2,23 @@
 
 import os
 import socket
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_path, read_manifest, write_manifest
+from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.folder.digits import move_into_place
 from vitaos.data.folder.files import ImageFolder, check_no_empty_class, list_files
 from vitaos.files import sync_folder
 
-Mode = Literal["jpg", "raw", "proportion"]
-MODES: Final = ("jpg", "raw", "proportion")
 DIGITS_FOLDER: Final = "digits-1-ffcv"
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """How images are stored.
-
-    Attributes:
-        mode: ``jpg``, ``raw`` pixels, or ``proportion``: a share of the images as JPEG, the others raw (FFCV's
-            published ImageNet setting: 500 px, half of them at quality 90). Raw costs disk, JPEG costs decoding.
-        max_resolution: bound of the longer side in pixels; larger images are shrunk by area averaging. 0: no bound.
-        quality: of the JPEGs. A JPEG that needs no shrinking keeps its own bytes where they are no longer than this
-            quality would make them.
-        fraction: share of JPEGs for ``proportion``.
-    """
-
-    mode: Mode = "jpg"
-    max_resolution: int = 500
-    quality: int = 90
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be in 1..100, got {self.quality}")
-        if not 0.0 <= self.fraction <= 1.0:
-            raise ValueError(f"fraction must be in 0..1, got {self.fraction}")
-        if self.max_resolution < 0:
-            raise ValueError(f"max_resolution must be 0 (no bound) or a number of pixels, got {self.max_resolution}")
 
 
 class Unreadable(NamedTuple):
@@ -71,10 +40,6 @@ class WriteReport(NamedTuple):
     num_images: int
     unreadable: list[Unreadable]
     already_there: bool
-
-
-Progress = Callable[[int, int, int], None]
-"""Told (done, total, unreadable) while images are written."""
 
 
 def write_beton(

@@ -63,8 +63,8 @@ def _write_files(folder: Path) -> None:
         split = "val" if held_out_N[number] else "train"
         path = folder / split / CLASS_NAMES[target] / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        grey_88 = np.rint(image_88 * (255 / 16)).astype(np.uint8)
-        Image.fromarray(grey_88).save(path)
+        gray_88 = np.rint(image_88 * (255 / 16)).astype(np.uint8)
+        Image.fromarray(gray_88).save(path)
 
 
 def _held_out(targets_N: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -68,7 +68,7 @@ class ImageFolder:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode a file of any kind Pillow knows (greyscale, CMYK, palette, 16 bit, ...) to RGB.
+    """Decode a file of any kind Pillow knows (grayscale, CMYK, palette, 16 bit, ...) to RGB.
 
     Raises:
         CorruptImageError: names the file and the reason.
@@ -87,10 +87,10 @@ def decode_failure(error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode; 16-bit greyscale keeps its upper 8 bits (Pillow's own conversion would clip it)."""
+    """RGB of an image of any mode; 16-bit grayscale keeps its upper 8 bits (Pillow's own conversion would clip it)."""
     if image.mode.startswith("I;16"):
-        grey_HW = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return Image.fromarray(grey_HW).convert("RGB")
+        gray_HW = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(gray_HW).convert("RGB")
     return image.convert("RGB")
 
 

@@ -6,7 +6,7 @@ replay.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
 from vitaos.data.augment.settings import AugmentSettings
+from vitaos.data.batches import BatchRequest, evaluation_requests, training_requests
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
@@ -32,20 +33,12 @@ from vitaos.data.rng_streams import TIMM
 from vitaos.runtime.processes import ignore_requests_to_stop
 
 
-class BatchRequest(NamedTuple):
-    """One batch for a worker to make. ``epoch`` is None in evaluation."""
-
-    epoch: int | None
-    positions: NDArray[np.int64]
-    indices: NDArray[np.int64]
-
-
 class _BatchDataset(Dataset[Batch]):
-    """Makes whole batches in a worker process; a key says everything a batch depends on."""
+    """Makes whole batches in a worker process; a request says everything a batch depends on."""
 
     def __init__(
         self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
-        crop: CropSettings | None, transform: TimmTransform | None,
+        crop: CropSettings | None = None, seed: int = 0, transform: TimmTransform | None = None,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._bad = bad
@@ -53,37 +46,40 @@ class _BatchDataset(Dataset[Batch]):
         self._eval_resize = eval_resize
         self._resize = RESIZERS[resize]
         self._crop = crop
+        self._seed = seed
         self._transform = transform
 
-    def __getitem__(self, key: BatchRequest) -> Batch:
-        if key.epoch is not None and self._transform is not None:
-            return self._by_timm(key, key.epoch)
-        images_B3SS, views_BSS3 = empty_batch(len(key.indices), self._img_size)
-        targets_B = np.empty(len(key.indices), dtype=np.int64)
-        for place, (target, image) in enumerate(self._decode(key.indices)):
+    def __getitem__(self, request: BatchRequest) -> Batch:
+        if request.epoch is not None and self._transform is not None:
+            return self._by_timm(request, request.epoch)
+        images_B3SS, views_BSS3 = empty_batch(len(request.indices), self._img_size)
+        targets_B = np.empty(len(request.indices), dtype=np.int64)
+        for place, (target, image) in enumerate(self._decode(request.indices)):
             image_HW3 = np.array(image)
             targets_B[place] = target
-            if key.epoch is None or self._crop is None:
+            if request.epoch is None or self._crop is None:
                 resize_and_center_crop(image_HW3, self._eval_resize, views_BSS3[place], self._resize)
             else:
-                height, width = image_HW3.shape[:2]
-                box = training_crops(
-                    self._crop, key.epoch, key.positions[place : place + 1], np.array([height]), np.array([width])
-                )[0]
+                height_1, width_1 = np.array(image_HW3.shape[:1]), np.array(image_HW3.shape[1:2])
+                (box,) = training_crops(
+                    self._crop, request.positions[place : place + 1], height_1, width_1,
+                    seed=self._seed, epoch=request.epoch,
+                )  # fmt: skip
                 crop_and_resize(image_HW3, box, views_BSS3[place], self._resize)
-        return Batch(images_B3SS, torch.from_numpy(targets_B), torch.from_numpy(key.positions))
+        return Batch(images_B3SS, torch.from_numpy(targets_B), torch.from_numpy(request.positions))
 
-    def _by_timm(self, key: BatchRequest, epoch: int) -> Batch:
+    def _by_timm(self, request: BatchRequest, epoch: int) -> Batch:
         assert self._transform is not None
-        assert self._crop is not None
         images: list[torch.Tensor] = []
         targets: list[int] = []
         with preserve_rng_state():
-            for position, (target, image) in zip(key.positions.tolist(), self._decode(key.indices), strict=True):
-                seed_rngs(derive_seed(self._crop.seed, epoch, position, TIMM))
+            for position, (target, image) in zip(
+                request.positions.tolist(), self._decode(request.indices), strict=True
+            ):
+                seed_rngs(derive_seed(self._seed, epoch, position, TIMM))
                 images.append(self._transform(image))
                 targets.append(target)
-        return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(key.positions))
+        return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(request.positions))
 
     def _decode(self, indices_B: NDArray[np.int64]) -> Iterator[tuple[int, Image.Image]]:
         """Target and image for each index; the repeats of repeated augmentation, which follow each other, are read
@@ -97,14 +93,14 @@ class _BatchDataset(Dataset[Batch]):
             yield int(self._folder.targets[found]), image
 
 
-class _Keys(Sampler[BatchRequest]):
-    """The keys of the coming pass, set before each iteration of the data loader."""
+class _Requests(Sampler[BatchRequest]):
+    """The requests of the coming pass, set before each iteration of the data loader."""
 
     def __init__(self) -> None:
-        self.keys: Callable[[], Iterator[BatchRequest]] = lambda: iter(())
+        self.start: Callable[[], Iterator[BatchRequest]] = lambda: iter(())
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        return self.keys()
+        return self.start()
 
 
 def _prepare_worker(_worker: int) -> None:
@@ -112,11 +108,11 @@ def _prepare_worker(_worker: int) -> None:
     ignore_requests_to_stop()
 
 
-def _data_loader(dataset: _BatchDataset, keys: _Keys, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def _data_loader(dataset: _BatchDataset, requests: _Requests, workers: int, pin_memory: bool) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=keys,
+        sampler=requests,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_prepare_worker,
@@ -131,7 +127,7 @@ class FolderTrainLoader:
     Args:
         folder: the images.
         order: who sees which image when.
-        crop: the random resized crop and the seed of all draws.
+        crop: the random resized crop.
         img_size: side of the square output.
         resize: how the device engine resizes.
         timm: settings of timm's recipe, or None for the device engine.
@@ -147,11 +143,12 @@ class FolderTrainLoader:
         transform = timm_transform(timm, img_size, crop) if timm is not None else None
         self._order = order
         self._bad = CorruptImages(len(folder), on_bad, str(folder.root))
-        self._keys = _Keys()
+        self._requests = _Requests()
         dataset = _BatchDataset(
-            folder, self._bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, transform=transform
-        )
-        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._keys, workers, pin_memory)
+            folder, self._bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, seed=order.seed,
+            transform=transform,
+        )  # fmt: skip
+        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._requests, workers, pin_memory)
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
         self.fingerprint = folder.fingerprint()
@@ -160,10 +157,7 @@ class FolderTrainLoader:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
         if self._loader is None:
             raise ValueError("this loader is closed")
-        self._keys.keys = lambda: (
-            BatchRequest(epoch, micro.positions, micro.indices)
-            for micro in self._order.micro_batches(epoch, start_step)
-        )
+        self._requests.start = lambda: training_requests(self._order, epoch, start_step)
         yield from self._loader
 
     def close(self) -> None:
@@ -172,7 +166,7 @@ class FolderTrainLoader:
 
 
 class FolderEvalLoader:
-    """This rank's share of an evaluation, every image once, uint8 centre crops; positions are dataset indices."""
+    """This rank's share of an evaluation, every image once, uint8 center crops; positions are dataset indices."""
 
     def __init__(
         self, folder: ImageFolder, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
@@ -184,12 +178,10 @@ class FolderEvalLoader:
         self._folder = folder
         self._indices = evaluation_indices(len(folder), rank, world)
         self._batch_size = batch_size
-        self._keys = _Keys()
+        self._requests = _Requests()
         bad = CorruptImages(len(folder), on_bad, str(folder.root), evaluation=True)
-        dataset = _BatchDataset(
-            folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize, crop=None, transform=None
-        )
-        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._keys, workers, pin_memory)
+        dataset = _BatchDataset(folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize)
+        self._loader: DataLoader[Any] | None = _data_loader(dataset, self._requests, workers, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._batches(self._indices)
@@ -201,8 +193,7 @@ class FolderEvalLoader:
     def _batches(self, indices: NDArray[np.int64]) -> Iterator[Batch]:
         if self._loader is None:
             raise ValueError("this loader is closed")
-        shares = [indices[at : at + self._batch_size] for at in range(0, len(indices), self._batch_size)]
-        self._keys.keys = lambda: (BatchRequest(None, share, share) for share in shares)
+        self._requests.start = lambda: evaluation_requests(indices, self._batch_size)
         return iter(self._loader)
 
     def file_names(self) -> list[str]:

@@ -22,7 +22,7 @@ def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings)
     Raises:
         ValueError: for a config string that is wrong; timm passes over the parts it cannot read, or asserts.
     """
-    from timm.data import auto_augment, create_transform  # noqa: PLC0415  # slow to import, only this engine needs it
+    from timm.data import create_transform  # noqa: PLC0415  # slow to import, only this engine needs it
 
     transform = create_transform(
         input_size=img_size,
@@ -39,11 +39,21 @@ def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings)
         mean=settings.mean,
         std=settings.std,
     )
+    posterize_to_black(transform)
+    return transform
+
+
+def posterize_to_black(transform: Any) -> None:
+    """Let timm's posterize keep 0 bits, which is a black image, in place in a composed transform.
+
+    ``PosterizeIncreasing`` asks for 0 bits at magnitude 10; Pillow from 13 on refuses that.
+    """
+    from timm.data import auto_augment  # noqa: PLC0415  # slow to import, only this engine needs it
+
     for stage in transform.transforms:
         for operation in getattr(stage, "ops", ()):
             if operation.aug_fn is auto_augment.posterize:
                 operation.aug_fn = _posterize
-    return transform
 
 
 def _timms_spelling(randaugment: str | None) -> str | None:
@@ -55,7 +65,7 @@ def _timms_spelling(randaugment: str | None) -> str | None:
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """timm's posterize, which keeps 0 bits (a black image) at its highest level; Pillow from 13 on refuses that."""
+    """timm's posterize, and a black image for no bits."""
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
     return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
