@@ -1,7 +1,8 @@
 """From a decoded image to the pixels a model sees: cut a box, resize it, lay it into a batch.
 
 ``bicubic`` is antialiased bicubic interpolation with the kernel of Pillow (a = -0.5), computed by PyTorch's
-vectorized uint8 kernel: 0.03 gray levels from Pillow on average at a fifth of its time. ``area`` averages the covered pixels.
+vectorized uint8 kernel: 0.03 gray levels from Pillow on average at a fifth of its time. ``area`` averages the covered
+pixels.
 
 Shapes: H, W height and width of an image or box, S the side of the square output.
 """
