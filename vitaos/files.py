@@ -4,6 +4,7 @@ A file is written under a temporary name in its own folder, synced to the disk, 
 """
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ from typing import BinaryIO, Final
 
 PARTIAL_SUFFIX: Final = ".partial"
 """How the temporary names end; whatever bears it and was left by a killed process may be removed."""
+
+_NOT_IN_NAMES: Final = re.compile(r"[/\\\x00-\x1f\x7f]")
+_MAX_NAME: Final = 150
+
+
+def file_name(text: str) -> str:
+    """A text as one part of a file name: what separates folders and what does not print becomes ``_``; not too long."""
+    return _NOT_IN_NAMES.sub("_", text)[:_MAX_NAME]
 
 
 def partial_path(path: Path) -> Path:

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from vitaos.assembly import builders, fingerprint
+from vitaos.assembly import builders
+from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.checkpoint.store import FORMAT, find_newest
 from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader
+from vitaos.data.folder.digits import FOLDER
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
 from vitaos.weights.names import EMA_KEYS
@@ -79,10 +81,10 @@ def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
     if content.get("format") == FORMAT:
-        run: TrainConfig = fingerprint.restore(content["config"])
+        run: TrainConfig = restore(content.get("config"), path)
         data = _seen_as_in_training(run.data, source.data)
         size = source.img_size or run.data.img_size
-        return EvalTarget(path, content, run, data, size, run.recipe, content.get("class_names"))
+        return EvalTarget(path, content, run, data, size, run.recipe, _class_names(content, path))
     if source.model is None or source.data is None:
         raise ValueError(
             f"{path} is no vitaos checkpoint and does not say what it is: add model=NAME (with depth and techniques as "
@@ -117,8 +119,18 @@ def build_loader(source: CheckpointSource, target: EvalTarget, world: World) -> 
 
 
 def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
-    """The model with its initial weights, without the dropout of its training."""
-    return builders.build_model(target.model_config, num_classes, img_size=target.img_size)
+    """The model with its initial weights, without the dropout of its training.
+
+    Raises:
+        ValueError: what describes it (named) describes no model.
+    """
+    try:
+        return builders.build_model(target.model_config, num_classes, img_size=target.img_size)
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # Keywords of a stored configuration reach timm as they are, and it answers values of a wrong kind in any way.
+        if target.path is None:
+            raise
+        raise ValueError(f"{target.path}: its model cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _described_by(
@@ -140,5 +152,28 @@ def _file_of(path: Path) -> Path:
 def _seen_as_in_training(trained_on: DataConfig, elsewhere: DataConfig | None) -> DataConfig:
     """The data of the command line with the normalisation and resizing that the model was trained with."""
     if elsewhere is None:
-        return trained_on
+        return _only_read(trained_on)
     return replace(elsewhere, mean=trained_on.mean, std=trained_on.std, resize=trained_on.resize)
+
+
+def _only_read(data: DataConfig) -> DataConfig:
+    """Stored data as it lies there: a file does not decide where the digits are written when they are missing."""
+    if data.kind != "digits":
+        return data
+    from vitaos.data.ffcv.writer import DIGITS_FOLDER  # noqa: PLC0415  # FFCV is optional
+
+    parent = Path(data.root) if data.root is not None else Path.home() / ".cache" / "vitaos"
+    by_ffcv = data.loader == "ffcv"
+    return replace(
+        data,
+        kind="ffcv" if by_ffcv else "folder",
+        root=str(parent / (DIGITS_FOLDER if by_ffcv else FOLDER)),
+        prepare="The digits that this checkpoint was trained on are not there: add data=digits data.root=DIR",
+    )
+
+
+def _class_names(content: Mapping[str, Any], path: Path) -> list[str] | None:
+    names = content.get("class_names")
+    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return names
+    raise ValueError(f"{path}: its class_names are no list of names")

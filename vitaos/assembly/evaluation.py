@@ -17,6 +17,7 @@ from vitaos.config import EvalConfig, enabled_techniques
 from vitaos.data import EvalLoader
 from vitaos.engine.evaluator import EvaluationResult, evaluate
 from vitaos.engine.precision import build_precision
+from vitaos.files import file_name
 from vitaos.outputs.environment import versions
 from vitaos.runtime.world import World
 
@@ -60,7 +61,7 @@ class Report:
 
     def table(self) -> str:
         """A line for each kind of weights."""
-        lines = [f"{self.target.path} on {self.target.data.name} ({self.config.dataset})"]
+        lines = [f"{self.target.path} on {file_name(self.target.data.name)} ({self.config.dataset})"]
         lines += [
             f"{weights:>4}  top-1 {result.top1:6.2f}%  top-5 {result.top5:6.2f}%  loss {result.loss:.4f}  "
             f"images {result.count:,}"
@@ -72,7 +73,7 @@ class Report:
         """Write the files and return their paths."""
         folder = Path(self.config.out) if self.config.out else _folder_for(self.target.file)
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{self.target.data.name}-{self.config.dataset}"
+        stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
         summary.write_text(json.dumps(self._summary(), indent=2) + "\n", encoding="utf-8")
         with by_class.open("w", newline="", encoding="utf-8") as file:

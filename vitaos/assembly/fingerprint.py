@@ -1,16 +1,14 @@
-"""What makes a run the run it is: its configuration stored, restored, compared and named."""
+"""What makes a run the run it is: its configuration stored, compared and named."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from vitaos import config as configuration
-from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.stored_config import restore
 from vitaos.config import (
     LOCAL,
     PER_START,
@@ -21,20 +19,12 @@ from vitaos.config import (
     marked_keys,
     without_keys,
 )
+from vitaos.files import file_name
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as nested dicts of plain values, as it is stored in ``config.yaml`` and in checkpoints."""
     return dataclasses.asdict(config)
-
-
-def restore(stored: Mapping[str, Any]) -> Any:
-    """The configuration of a stored run.
-
-    Raises:
-        ConfigError: it was written by another version and no longer fits.
-    """
-    return configuration.check(OmegaConf.create(dict(stored)), TRAIN_SCHEMA)
 
 
 def run_fingerprint(config: TrainConfig) -> dict[str, Any]:
@@ -47,13 +37,17 @@ def run_fingerprint(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not (key in added and value == added[key])}
 
 
-def check_same_run(stored: Mapping[str, Any], config: TrainConfig) -> None:
+def check_same_run(stored: Mapping[str, Any], config: TrainConfig, source: str | Path) -> None:
     """Refuse to continue a run as another one.
 
+    Args:
+        stored: the configuration in the checkpoint `source`.
+        config: that of this start.
+
     Raises:
-        ValueError: naming the keys that differ and both values.
+        ValueError: naming the keys that differ and both values, or what is wrong with the stored configuration.
     """
-    before, now = run_fingerprint(restore(stored)), run_fingerprint(config)
+    before, now = run_fingerprint(restore(stored, source)), run_fingerprint(config)
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)} there, {now.get(key)} here" for key in differing[:6])
@@ -83,7 +77,9 @@ def run_name(config: Any, world_size: int) -> str:
         "init": config.init,
     }
     digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:6]
-    return "-".join([config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest])
+    return file_name(
+        "-".join([config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest])
+    )
 
 
 def shape_labels(config: Any) -> list[str]:

@@ -60,7 +60,7 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dic
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
         if found is not None:
-            fingerprint.check_same_run(found.config, config)
+            fingerprint.check_same_run(found.config, config, found.path)
             _check_same_data(found, data)
         return found
 
