@@ -60,7 +60,7 @@ class Rates:
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of the run's end; its rate counts the start as well."""
 
-    def rewind(self, lines: int) -> None:
+    def rewind(self, step: int) -> None:
         """Nothing is kept from before."""
 
     def images_per_s(self) -> float:

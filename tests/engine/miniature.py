@@ -111,8 +111,8 @@ class RecordingSink:
     def metrics(self, line: Any) -> None:
         self.lines.append(dict(line))
 
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
+    def rewind(self, step: int) -> None:
+        self.lines = [line for line in self.lines if line["step"] <= step]
 
 
 def copy_of(state: Any) -> Any:

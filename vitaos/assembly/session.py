@@ -1,5 +1,6 @@
 """One start of a run: its folder and starting point, what it records and logs, and how it ends."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from types import TracebackType
@@ -19,12 +20,15 @@ from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
 from vitaos.outputs.run_dir import RunDir
 from vitaos.outputs.sinks import RunSinks
-from vitaos.runtime.preemption import mark_preempted
+from vitaos.runtime.preemption import EXIT_PREEMPTED, mark_preempted
 from vitaos.runtime.watchdog import Watchdog
 from vitaos.runtime.world import World
 
 EXIT_NONFINITE: Final = 3
 """Exit status of a run that stopped at a loss or gradient that is not a finite number."""
+
+EXIT_UNSAVED: Final = os.EX_IOERR
+"""Exit status (74) of a run, however it ended, whose last state or lines of metrics are not on disk."""
 
 _LAST_SAVES_S: Final = 8.0  # how long a rank that must end waits for its checkpoint to reach the disk
 
@@ -125,6 +129,14 @@ class Outputs:
             if text:
                 sinks.say(text)
 
+    def finish(self) -> list[str]:
+        """Bring everything to the disk, with several tries; messages about what is not there."""
+        if self.checkpoints is None:
+            return []
+        unsaved = [self.checkpoints.finish(), *(sinks.finish() for sinks in self.sinks)]
+        removed = [f"{path} was removed while the run went on" for path in self.folder.removed_records()]
+        return [message for message in unsaved if message is not None] + removed
+
     def finish_saves(self) -> None:
         """Let the checkpoint in work reach the disk, within reason."""
         if self.checkpoints is not None:
@@ -175,23 +187,31 @@ def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
     alike.
 
     Returns:
-        The exit status: 0, that of a preempted run, or ``EXIT_NONFINITE``.
+        The exit status: 0, that of a preempted run, ``EXIT_NONFINITE`` or ``EXIT_UNSAVED``.
     """
     watchdog = Watchdog(world.rank, world.size, world.broadcast_object, before_exit=outputs.finish_saves)
     try:
         outcome = trainer.fit()
     except NonFiniteError as error:
-        watchdog.close()
-        outputs.log(f"stopped: {error}")
-        return EXIT_NONFINITE
+        status, summary = EXIT_NONFINITE, f"stopped: {error}"
+        state = f"the state before step {error.step} is saved"
+    else:
+        status, summary = _outcome_summary(outcome, outputs.folder)
+        state = "the state is saved, the same command goes on from here" if outcome.status == "preempted" else ""
+    unsaved = world.broadcast_object(outputs.finish())
     watchdog.close()
-    outputs.log(_outcome_summary(outcome, outputs.folder))
-    return mark_preempted() if outcome.status == "preempted" else 0
+    if unsaved:
+        status, state = EXIT_UNSAVED, ""
+    outputs.log("; ".join(text for text in (summary, state) if text))
+    for message in unsaved:
+        outputs.log(f"WARNING: {message}")
+    return mark_preempted() if status == EXIT_PREEMPTED else status
 
 
-def _outcome_summary(outcome: Outcome, folder: RunDir) -> str:
+def _outcome_summary(outcome: Outcome, folder: RunDir) -> tuple[int, str]:
+    """The exit status of a run whose state is saved, and one line on how it ended."""
     progress = outcome.progress
     if outcome.status == "preempted":
-        return f"asked to leave at step {progress.step}: the state is saved, the same command goes on from here"
+        return EXIT_PREEMPTED, f"asked to leave at step {progress.step}"
     best = f", best top-1 {progress.best_top1:.2f}% at step {progress.best_step}" if progress.best_step >= 0 else ""
-    return f"finished after {progress.step} steps{best}: {folder.path}"
+    return 0, f"finished after {progress.step} steps{best}: {folder.path}"

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -35,6 +36,9 @@ from vitaos.files import PARTIAL_SUFFIX, sync_folder
 
 FORMAT: Final = "vitaos-1"
 KEYS: Final = ("format", "model", "ema", "optimizer", "loss_scaler", "progress", "config")
+
+LAST_PAUSES_S: Final = (0.5, 1.0, 2.0)
+"""Seconds before each further try to write the last state of a run."""
 
 Kind = Literal["last", "best", "both"]
 
@@ -173,6 +177,8 @@ class Checkpoints:
             raise ValueError(f"max_lag={max_lag}: it is a number of saves, 0 or more.")
         self.folder = Path(folder)
         self.keep = keep
+        self._requested_step: int | None = None
+        self._saved_step: int | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
         self._writer = BackgroundWriter(max_lag=max_lag, report=report)
@@ -202,6 +208,8 @@ class Checkpoints:
             False when it is known that a save failed since the call began (only a blocking call waits to know).
         """
         failures = self._writer.failures
+        if kind != "best":
+            self._requested_step = step
         self._writer.submit(state, lambda copy: self._write(copy, step, kind), f"{kind} at step {step}")
         if block:
             self._writer.flush()
@@ -210,6 +218,31 @@ class Checkpoints:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all saves asked for are on disk or have failed; False when ``timeout_s`` ran out first."""
         return self._writer.flush(timeout_s)
+
+    def finish(self) -> str | None:
+        """Wait for the saves asked for, and try again what failed.
+
+        Returns:
+            None when the newest state is on disk; otherwise a message that says what is not, and why.
+        """
+        self._writer.flush()
+        for pause_s in LAST_PAUSES_S:
+            if self._is_saved():
+                return None
+            time.sleep(pause_s)
+            self._writer.retry()
+        if self._is_saved():
+            return None
+        saved = step_files(self.folder)
+        newest = f"the newest checkpoint there is that of step {saved[0][0]}" if saved else "no checkpoint is there"
+        reason = self.last_error or "its file was removed"
+        return f"the state of step {self._requested_step} is NOT saved in {self.folder} ({reason}); {newest}"
+
+    def _is_saved(self) -> bool:
+        """Whether the newest state asked for was written and is still there."""
+        if self._requested_step is None:
+            return True
+        return self._saved_step == self._requested_step and (self.folder / LAST).is_file()
 
     def close(self) -> None:
         """Wait for the saves asked for and end the writer."""
@@ -240,6 +273,8 @@ class Checkpoints:
         if kind == "both":
             self._give_name(path, BEST)
         sync_folder(self.folder)
+        if kind != "best":
+            self._saved_step = step
         self._prune()
 
     def _give_name(self, path: Path, name: str) -> None:

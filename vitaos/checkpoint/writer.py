@@ -20,7 +20,8 @@ from vitaos.checkpoint.safe_load import trailer
 from vitaos.checkpoint.snapshot import Snapshot
 from vitaos.files import PARTIAL_SUFFIX
 
-_WAIT_WORTH_TELLING_S: Final = 0.5
+_REPORTED_WAIT_S: Final = 0.5
+_RETRY_EVERY_S: Final = 30.0
 
 
 class _HashingFile:
@@ -76,18 +77,25 @@ class _Job(NamedTuple):
     snapshot: Snapshot
     write: Callable[[Any], None]
     what: str
+    tries: int = 0
 
 
 class BackgroundWriter:
     """Runs the writes of snapshots in a thread, one after the other.
 
+    A write that failed is kept and tried again, until it succeeds or a newer one is submitted.
+
     Args:
         max_lag: how many saves may wait behind the one being written before :meth:`submit` waits.
-        report: told, in words, of every failure and of every wait (called from either thread).
+        report: receives a message for every failure, every success after a failure and every long wait (called from
+            either thread).
+        retry_every_s: seconds between two tries of a write that failed, while nothing else is submitted.
     """
 
-    def __init__(self, *, max_lag: int, report: Callable[[str], None]) -> None:
+    def __init__(self, *, max_lag: int, report: Callable[[str], None], retry_every_s: float = _RETRY_EVERY_S) -> None:
         self._report = report
+        self._retry_every_s = retry_every_s
+        self._failed: _Job | None = None
         self._slots = threading.Semaphore(max_lag + 1)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._free: list[Snapshot] = []
@@ -106,10 +114,11 @@ class BackgroundWriter:
             self._slots.acquire()
             waited = time.monotonic() - start
             self.waited_s += waited
-            if waited > _WAIT_WORTH_TELLING_S:
+            if waited > _REPORTED_WAIT_S:
                 self._report(
                     f"Training waited {waited:.1f} s for the disk to take earlier checkpoints; save less often."
                 )
+        self._drop_failed()
         snapshot = self._free.pop() if self._free else Snapshot()
         try:
             snapshot.take(state)
@@ -125,6 +134,19 @@ class BackgroundWriter:
         with self._idle:
             return self._idle.wait_for(lambda: self._unfinished == 0, timeout_s)
 
+    def retry(self) -> bool:
+        """Try once more what failed last, and wait for everything; whether nothing is left unwritten."""
+        self.flush()
+        with self._idle:
+            job, self._failed = self._failed, None
+            if job is None:
+                return True
+            self._unfinished += 1
+        self._slots.acquire()
+        self._jobs.put(job._replace(tries=job.tries + 1))
+        self.flush()
+        return self._failed is None
+
     def close(self) -> None:
         """Finish what was submitted and end the thread."""
         self._jobs.put(None)
@@ -132,21 +154,63 @@ class BackgroundWriter:
         self._free.clear()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
             try:
-                job.snapshot.wait()
-                job.write(job.snapshot.state)
-            except Exception as error:  # whatever went wrong, training goes on, and it is told
+                job = self._jobs.get(timeout=None if self._failed is None else self._retry_every_s)
+            except queue.Empty:
+                self._retry_in_thread()
+                continue
+            if job is None:
+                return
+            try:
+                self._attempt(job)
+            finally:
+                self._slots.release()
+                self._finish_one()
+
+    def _retry_in_thread(self) -> None:
+        with self._idle:
+            job, self._failed = self._failed, None
+            if job is None:
+                return
+            self._unfinished += 1
+        try:
+            self._attempt(job._replace(tries=job.tries + 1))
+        finally:
+            self._finish_one()
+
+    def _attempt(self, job: _Job) -> None:
+        """Write a job; one that fails is kept for another try, and only its first failure is counted and reported."""
+        try:
+            job.snapshot.wait()
+            job.write(job.snapshot.state)
+        except Exception as error:  # whatever went wrong, training goes on, and the user learns of it
+            self.last_error = f"{type(error).__name__}: {error}"
+            self._drop_failed(job)
+            if job.tries == 0:
                 self.failures += 1
-                self.last_error = f"{type(error).__name__}: {error}"
                 self._report(
                     f"Saving {job.what} failed ({self.last_error}); failure number {self.failures}. "
-                    "The checkpoints before it are untouched; training goes on."
+                    "The checkpoints before it are untouched; training goes on, and the save is tried again."
                 )
-            finally:
-                job.snapshot.state = None
-                self._free.append(job.snapshot)
-                self._slots.release()
-                with self._idle:
-                    self._unfinished -= 1
-                    self._idle.notify_all()
+            return
+        self._drop_failed()
+        self._recycle(job)
+        if job.tries > 0:
+            self._report(f"Saving {job.what} succeeded after {job.tries + 1} tries.")
+
+    def _drop_failed(self, newer: _Job | None = None) -> None:
+        """Forget the write that failed last, which a newer state replaces; keep `newer` in its place."""
+        with self._idle:
+            job, self._failed = self._failed, newer
+        if job is not None:
+            self._recycle(job)
+
+    def _recycle(self, job: _Job) -> None:
+        job.snapshot.state = None
+        self._free.append(job.snapshot)
+
+    def _finish_one(self) -> None:
+        with self._idle:
+            self._unfinished -= 1
+            self._idle.notify_all()

@@ -82,5 +82,5 @@ class Sink(Protocol):
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of a finished epoch (or of the end of a run within an epoch)."""
 
-    def rewind(self, lines: int) -> None:
-        """A run starts or continues: only the first `lines` lines given to :meth:`metrics` belong to it."""
+    def rewind(self, step: int) -> None:
+        """A run starts or continues: of the lines given to :meth:`metrics`, those up to `step` belong to it."""

@@ -126,9 +126,9 @@ class Trainer:
         Raises:
             NonFiniteError: on all ranks, after saving the state before the step, when settings.nonfinite is "stop".
         """
-        self._reopen_epoch()
+        recorded_step = self._reopen_epoch()
         for sink in self.sinks:
-            sink.rewind(self.progress.metrics_lines)
+            sink.rewind(recorded_step)
         while self._has_work():
             stayed = self._train_rest_of_epoch() and self._conclude()
             if not stayed:
@@ -141,11 +141,16 @@ class Trainer:
     def _has_work(self) -> bool:
         return self.progress.step < self.last_step or self._conclusion_is_due()
 
-    def _reopen_epoch(self) -> None:
-        """Where a start with fewer steps ended within an epoch, its line makes room for that of the whole epoch."""
+    def _reopen_epoch(self) -> int:
+        """The step up to which lines of metrics stay; -1 for none.
+
+        Where a start with fewer steps ended within an epoch, its line makes room for that of the whole epoch.
+        """
         progress = self.progress
         if progress.evaluated_step == progress.step < self.last_step and progress.step_in_epoch > 0:
             progress.metrics_lines -= 1
+            return progress.evaluated_step - 1
+        return progress.evaluated_step
 
     def _conclusion_is_due(self) -> bool:
         """At the end of an epoch, or of the run within one, until its line of metrics is recorded."""

@@ -23,7 +23,7 @@ class NonFiniteError(RuntimeError):
 
     def __init__(self, step: int) -> None:
         super().__init__(
-            f"the loss or a gradient of global step {step} is NaN or infinite; the state before that step is saved. "
+            f"the loss or a gradient of global step {step} is NaN or infinite. "
             "Try precision=bf16 or fp32, a lower lr, a gradient clip (recipe.clip=1.0), or nonfinite=skip to leave "
             "such batches out"
         )

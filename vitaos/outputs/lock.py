@@ -97,6 +97,7 @@ class FolderLock:
         self._on_lost = on_lost or _end_process
         self._report = report
         self._me = _describe_self()
+        self._reported_removal = False
         self._acquire()
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="folder-lock", daemon=True)
@@ -106,7 +107,7 @@ class FolderLock:
         """Give the folder free; a lock that was taken over stays with its new holder."""
         self._released.set()
         self._thread.join()
-        with self._guard():
+        with contextlib.suppress(OSError), self._guard():  # a folder that is gone needs no release
             if self._read() == self._me:
                 self.path.unlink(missing_ok=True)
 
@@ -179,9 +180,21 @@ class FolderLock:
                         f"{self.path.parent} was taken over by {_name(holder)} while this job gave no sign of life."
                     )
                     return
+                if holder is None:
+                    self._restore()
                 os.utime(self.path)
             except OSError:
                 continue  # a hiccup of the filesystem; the next beat tries again
+
+    def _restore(self) -> None:
+        """Somebody removed the file, or the whole folder: say so once, and lock the folder again when it is there."""
+        if not self._reported_removal:
+            self._report(f"{self.path} was removed while the run of this folder goes on.")
+            self._reported_removal = True
+        with self._guard():
+            if self._read() is None:
+                self._write()
+        self._reported_removal = False
 
 
 def _name(holder: dict[str, Any]) -> str:

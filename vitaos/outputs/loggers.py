@@ -68,7 +68,7 @@ class WandbLogger:
         """The line of a finished epoch; nested values (w, s, t by layer) become one curve each."""
         self._run.log({"step": line["step"], **_flatten("epoch", line)})
 
-    def rewind(self, lines: int) -> None:
+    def rewind(self, step: int) -> None:
         """Lines logged twice after a resume lie on one another: they carry their own step."""
 
     def close(self, *, failed: bool = False) -> None:

@@ -44,7 +44,7 @@ class ProgressDisplay:
         text = "  ".join(_format(key, line[key]) for key in keys if line.get(key) is not None)
         self.say(f"epoch {int(line['epoch']) + 1} done  {text}")
 
-    def rewind(self, lines: int) -> None:
+    def rewind(self, step: int) -> None:
         """A display keeps nothing that could be taken back."""
 
     def say(self, text: str) -> None:

@@ -89,6 +89,10 @@ class RunDir:
             self.config.replace(earlier)
         write_text(self.config, text)
 
+    def removed_records(self) -> list[Path]:
+        """The files of a started run that are not there: somebody removed them, or the whole folder."""
+        return [path for path in (self.config, self.environment) if not path.is_file()]
+
     def close(self) -> None:
         """Let the next job have the folder."""
         if self._lock is not None:

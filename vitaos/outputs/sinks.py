@@ -19,7 +19,7 @@ class Sink(Protocol):
 
     def metrics(self, line: Mapping[str, Any]) -> None: ...
 
-    def rewind(self, lines: int) -> None: ...
+    def rewind(self, step: int) -> None: ...
 
 
 class RunSinks:
@@ -49,7 +49,8 @@ class RunSinks:
         logging.getLogger("vitaos").addHandler(self._handler)
         self.screen = ProgressDisplay(total_steps, steps_per_epoch)
         self.file = ProgressDisplay(total_steps, steps_per_epoch, self._log_file)
-        self._sinks: list[Sink] = [MetricsFile(folder.metrics), self.screen, self.file]
+        self._metrics = MetricsFile(folder.metrics, report=self.say)
+        self._sinks: list[Sink] = [self._metrics, self.screen, self.file]
         self._tracker: WandbLogger | None = None
         if tracker["name"] == "wandb":
             settings = {key: value for key, value in tracker.items() if key != "name"}
@@ -71,10 +72,14 @@ class RunSinks:
         for sink in self._sinks:
             sink.metrics(line)
 
-    def rewind(self, lines: int) -> None:
-        """Only the first ``lines`` lines of metrics belong to the run that starts or continues now."""
+    def rewind(self, step: int) -> None:
+        """Only the lines of metrics up to global step ``step`` belong to the run that starts or continues now."""
         for sink in self._sinks:
-            sink.rewind(lines)
+            sink.rewind(step)
+
+    def finish(self) -> str | None:
+        """Try again to write the lines of metrics that the disk refused; a message when some are still unwritten."""
+        return self._metrics.finish()
 
     def close(self, *, failed: bool = False) -> None:
         """Leave the terminal as it was and finish the tracker's upload; it shows a ``failed`` run as such."""
