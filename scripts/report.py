@@ -12,8 +12,9 @@ from typing import Any
 
 from vitaos import cli, techniques
 from vitaos.models import BACKBONES
+from vitaos.study.cells import build_study
 from vitaos.study.report import write_report
-from vitaos.study.runs import read_runs, study_of
+from vitaos.study.runs import read_runs
 
 
 @dataclass
@@ -29,15 +30,20 @@ def main(config: ReportConfig) -> None:
     """One report: run folders -> cells of seeds -> tables and figures."""
     patterns = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     folders = {Path(path) for pattern in patterns for path in _matching(str(pattern))}
-    toggles = techniques.names()
-    runs = read_runs(folders, toggles=toggles, identify=identify)
+    technique_flags = techniques.names()
+    runs, unreadable = read_runs(folders, technique_flags=technique_flags, identify=identify)
+    for damaged in unreadable:
+        print(f"damaged, left out: {damaged.path}: {damaged.reason}")
     if not runs:
-        raise ValueError(f"runs={config.runs}: no run folder there (a run folder holds config.yaml)")
-    study = study_of(runs, toggles=toggles, metric=config.metric)
+        raise ValueError(f"runs={config.runs}: no readable run folder there (a run folder holds config.yaml)")
+    study = build_study(runs, technique_flags=technique_flags, metric=config.metric, unreadable=unreadable)
     folder = "report" if config.metric == "auto" else f"report_{config.metric}"
     out = Path(config.out) if config.out else runs[0].path.parent / folder
-    for path in write_report(study, out):
-        print(path)
+    try:
+        for path in write_report(study, out):
+            print(path)
+    except OSError as error:
+        raise ValueError(f"out={out}: the report cannot be written: {error.strerror or error}") from error
     for run in study.unfinished:
         print(f"not finished, left out: {run.path}")
 

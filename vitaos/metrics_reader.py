@@ -1,6 +1,8 @@
-"""The lines of a run's ``metrics.jsonl``, as everyone reads them: who writes the file, and who reports on it."""
+"""The lines of a run's ``metrics.jsonl``, as everyone reads them, and the numbers that JSON can hold."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +21,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         if isinstance(line, dict):
             lines.append(line)
     return lines
+
+
+def finite_or_null(value: Any) -> Any:
+    """A value for JSON, which has no NaN or Infinity: they become null, however deep in mappings and lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    return value

@@ -2,7 +2,7 @@
 
 Both work on pieces of scikit-learn's two sample photographs. ``images_per_s`` is by the wall clock;
 ``images_per_cpu_s`` divides by the processor time of this process, which other programs on the machine disturb less (on
-a GPU it only says how little the host has to do).
+a GPU it only shows how little the host has to do).
 """
 
 import time
@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 
-from scripts.benchmarks.hardware import synchronise
+from scripts.benchmarks.hardware import synchronize
 from vitaos.batch import Batch
 from vitaos.data.augment.pipeline import DeviceAugment
 from vitaos.data.folder.timm_transform import posterize_to_black
@@ -76,7 +76,7 @@ def measure_augment(
         for number in range(first, first + count):
             positions = torch.arange(batch_size) + number * batch_size
             transform(Batch(images, targets, positions), epoch=0, step=number)
-        synchronise(place)
+        synchronize(place)
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -7,7 +7,8 @@ Prints a table; `out=FILE.json` keeps the numbers with hardware and versions.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scripts.benchmarks.loader_command import write_record
+from scripts.benchmarks.hardware import describe
+from scripts.benchmarks.record import write_record
 from vitaos import cli
 from vitaos.runtime.world import DEVICES, choose_device
 
@@ -56,4 +57,5 @@ def main(config: Any) -> None:
         print(
             f"| {rate.name} | {rate.device} | {rate.threads} | {rate.images_per_s:.1f} | {rate.images_per_cpu_s:.1f} |"
         )
-    write_record(config, [asdict(rate) for rate in rates], device)
+    rows = [asdict(rate) for rate in rates]
+    write_record(config.out, config=asdict(config), hardware=describe(device), rows=rows)

@@ -1,7 +1,7 @@
 """A run's rate against its parts': ``python scripts/benchmark.py end_to_end model=deit_s12 data=... [steps=60]``.
 
 Takes the keys of train.py. The loader alone, the training steps alone (on one batch again and again) and the two
-together take turns, three rounds of `steps` steps each; whole / slower part tells how well they overlap. Nothing is
+together take turns, three rounds of `steps` steps each; whole / slower part shows how well they overlap. Nothing is
 written.
 """
 
@@ -87,7 +87,7 @@ def main(config: Any) -> None:
             rates["steps alone"].append(_run_rate(same, steps, config, **shared))
             rates["whole"].append(_run_rate(loaders.train, steps, config, **shared))
     if world.is_main:
-        _tell(rates, config, world)
+        _print_rates(rates, config, world)
     shutdown()
 
 
@@ -125,7 +125,7 @@ def _run_rate(
     return rates.images_per_s() if world.is_main else 0.0
 
 
-def _tell(rates: dict[str, list[float]], config: Any, world: World) -> None:
+def _print_rates(rates: dict[str, list[float]], config: Any, world: World) -> None:
     medians = {name: statistics.median(found) for name, found in rates.items()}
     hardware = describe(world.device)
     print(

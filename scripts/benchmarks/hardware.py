@@ -39,15 +39,15 @@ def _measured_peak(device: torch.device, precision: str) -> float:
     left = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(30):  # the fastest of many: other programs only ever slow it down
-        synchronise(device)
+        synchronize(device)
         begin = time.perf_counter()
         left @ left
-        synchronise(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - begin)
     return 2 * size**3 / best
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for the device (nothing to wait for on the CPU)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -66,7 +66,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
-        """0 where it cannot be told."""
+        """Bytes, 0 where the system does not report them."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         status = Path("/proc/self/status")

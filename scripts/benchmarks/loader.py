@@ -74,7 +74,7 @@ def measure_loader(
     images: int = 1000,
     rounds: int = 3,
     device: str = "cpu",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[Rate]:
     """Measure every variant.
 
@@ -90,7 +90,7 @@ def measure_loader(
         images: loaded by a variant in each round.
         rounds: how often; medians are reported.
         device: where the augmentation runs.
-        say: told the table, line by line.
+        log: called with each line of the table.
     """
     native()  # its import, which takes seconds, is nobody's processor time
     betons = {
@@ -121,7 +121,7 @@ def measure_loader(
             samples.setdefault((variant.name, variant.workers), []).append(_measure(variant, images, device))
     rates = _medians(samples)
     for line in table(rates):
-        say(line)
+        log(line)
     return rates
 
 

@@ -4,16 +4,11 @@ timm's full recipe on the CPU against FFCV files written from the same photograp
 keeps the numbers with hardware and versions.
 """
 
-import json
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from scripts.benchmarks.hardware import describe
+from scripts.benchmarks.record import write_record
 from vitaos import cli
 from vitaos.runtime.world import DEVICES, choose_device
 
@@ -49,17 +44,5 @@ def main(config: Any) -> None:
     device = choose_device(config.device, 0)
     keywords = {key: value for key, value in asdict(config).items() if key != "out"} | {"device": device.type}
     rates = measure_loader(keywords.pop("source"), keywords.pop("cache"), **keywords)
-    write_record(config, [asdict(rate) for rate in rates], device)
-
-
-def write_record(config: Any, rows: list[dict[str, Any]], device: torch.device) -> None:
-    """Keep the numbers in the JSON file `config.out`, where one is named."""
-    if config.out:
-        record = {
-            "command": shlex.join(sys.orig_argv),
-            "config": asdict(config),
-            "hardware": describe(device),
-            "rows": rows,
-        }
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.out).write_text(json.dumps(record, indent=1) + "\n")
+    rows = [asdict(rate) for rate in rates]
+    write_record(config.out, config=asdict(config), hardware=describe(device), rows=rows)

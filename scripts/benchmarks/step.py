@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.benchmarks.hardware import PeakMemory, synchronise
+from scripts.benchmarks.hardware import PeakMemory, synchronize
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.optim import build_optimizer
 from vitaos.engine.precision import LossScale, Precision
@@ -37,7 +37,7 @@ class Row:
         images_per_s: at that median.
         ratio: of the step's time to the plain model's of the same mode, compiled or eager alike.
         processor_ratio: the same of the processor time, which other programs on the machine disturb less (on a GPU it
-            only says what the host has to do).
+            only shows what the host has to do).
         peak_bytes: most memory in use during its turns, other variants' models included.
         utilisation: share of the device's peak that the plain model's FLOPs come to.
     """
@@ -93,11 +93,11 @@ class Variant:
         """Some steps, timed together."""
         device = self.images.device
         self.memory.start()
-        synchronise(device)
+        synchronize(device)
         begin, spent = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.step()
-        synchronise(device)
+        synchronize(device)
         self.seconds.append((time.perf_counter() - begin) / steps)
         self.processor.append((time.process_time() - spent) / steps)
         self.peak_bytes = max(self.peak_bytes, self.memory.bytes())

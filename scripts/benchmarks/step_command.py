@@ -4,19 +4,16 @@ The plain model and each technique (those set to true; AttnScale and FeatScale w
 Prints a table; `out=FILE.json` keeps the numbers with hardware and versions.
 """
 
-import json
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
 import vitaos
 from scripts.benchmarks.hardware import describe, peak_flops
+from scripts.benchmarks.record import write_record
 from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, measure_step, table
 from vitaos import cli
 from vitaos import config as configuration
@@ -81,15 +78,12 @@ def main(config: Any) -> None:
         f"peak {peak / 1e12:.2f} TFLOP/s ({source})"
     )
     print("\n".join(table(rows)))
-    if config.out:
-        record = {
-            "command": shlex.join(sys.orig_argv),
-            "config": asdict(config) | {"batch_size": batch_size, "precision": precision.name},
-            "hardware": hardware | {"peak_flops": peak, "peak_from": source},
-            "rows": [asdict(row) for row in rows],
-        }
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.out).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(
+        config.out,
+        config=asdict(config) | {"batch_size": batch_size, "precision": precision.name},
+        hardware=hardware | {"peak_flops": peak, "peak_from": source},
+        rows=[asdict(row) for row in rows],
+    )
 
 
 def _makers(config: Any) -> dict[str, Callable[[], nn.Module]]:

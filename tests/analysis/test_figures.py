@@ -13,7 +13,7 @@ from small_backbones import sharpen, small_cait, small_swin, small_vit, with_tec
 
 from vitaos.analysis import figures
 from vitaos.analysis.curves import gain_by_layer, similarity_to_previous
-from vitaos.analysis.export import rows_of, write_csv, write_summary
+from vitaos.analysis.export import csv_rows, write_csv, write_summary
 from vitaos.analysis.figures import drawings, new_figure, save_figures
 from vitaos.analysis.measure import Analysis, measure
 from vitaos.analysis.spectrum import high_frequency_gain
@@ -97,7 +97,7 @@ def test_csv_holds_every_number(runs: list[Analysis], tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     run = runs[1]
     mine = [row for row in rows if row["run"] == run.label]
-    assert len(mine) == len(list(rows_of(run)))
+    assert len(mine) == len(list(csv_rows(run)))
     similarity = [row for row in mine if row["measure"] == "token_similarity"]
     assert [int(row["block"]) for row in similarity] == list(range(6))
     assert float(similarity[3]["value"]) == pytest.approx(run.features[3].values["token_similarity"].mean, rel=1e-6)

@@ -109,7 +109,7 @@ def test_an_untrained_model_is_seen_on_images_of_all_classes(
 
 
 def test_nothing_to_analyse_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to analyse"):
+    with pytest.raises(ValueError, match="nothing to analyze"):
         analysis.analyze(compose([]), WORLD)
     with pytest.raises(ValueError, match="nope"):
         analysis.analyze(compose([f"checkpoint={tmp_path}/nope.pt"]), WORLD)

@@ -27,7 +27,7 @@ def test_a_bar_on_a_terminal_that_is_left_clean() -> None:
     stream = Terminal()
     display = ProgressDisplay(100, 10, stream)
     display.log({"step": 10, "loss": 2.0})
-    display.say("a sentence above the bar")
+    display.message("a sentence above the bar")
     display.close()
     assert "10/100 steps" in stream.getvalue()
     assert "a sentence above the bar" in stream.getvalue()

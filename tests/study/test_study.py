@@ -4,21 +4,22 @@ import csv
 import importlib.util
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from scipy.stats import ttest_ind
+from scipy.stats import t as student_t
 
-from vitaos.study.labels import title_of
+from vitaos.study.cells import Study, build_study, welch_difference
+from vitaos.study.labels import technique_title
 from vitaos.study.published import published
 from vitaos.study.report import write_report
-from vitaos.study.runs import Run, Study, read_runs, study_of
-from vitaos.study.welch import welch
+from vitaos.study.runs import read_runs
 
-TOGGLES = ["attnscale", "featscale", "contranorm"]
+TECHNIQUE_FLAGS = ["attnscale", "featscale", "contranorm"]
 Write = Callable[..., Path]
 
 
@@ -46,7 +47,7 @@ def write(tmp_path: Path) -> Write:
             "seed": 0,
             "name": name,
             "out": "runs",
-            **dict.fromkeys(TOGGLES, False),
+            **dict.fromkeys(TECHNIQUE_FLAGS, False),
         }
         folder = tmp_path / name
         folder.mkdir()
@@ -62,12 +63,9 @@ def write(tmp_path: Path) -> Write:
     return write_run
 
 
-def read(folder: Path) -> list[Run]:
-    return read_runs(list(folder.iterdir()), toggles=TOGGLES, identify=identify)
-
-
 def study(folder: Path, metric: str = "auto") -> Study:
-    return study_of(read(folder), toggles=TOGGLES, metric=metric)
+    runs, unreadable = read_runs(list(folder.iterdir()), technique_flags=TECHNIQUE_FLAGS, identify=identify)
+    return build_study(runs, technique_flags=TECHNIQUE_FLAGS, metric=metric, unreadable=unreadable)
 
 
 def test_cells_are_means_over_seeds_compared_with_plain(write: Write, tmp_path: Path) -> None:
@@ -83,15 +81,17 @@ def test_cells_are_means_over_seeds_compared_with_plain(write: Write, tmp_path: 
     assert cells[0].difference is None
     difference = cells[1].difference
     assert difference is not None
-    interval = ttest_ind(scaled, plain, equal_var=False).confidence_interval(0.95)
-    assert difference.value - difference.half_width == pytest.approx(interval.low)
-    assert difference.value + difference.half_width == pytest.approx(interval.high)
+    variances = [statistics.variance(values) / 3 for values in (scaled, plain)]
+    freedom = sum(variances) ** 2 / sum(variance**2 / 2 for variance in variances)  # Welch and Satterthwaite
+    half = student_t.ppf(0.975, freedom) * math.sqrt(sum(variances))
+    value = sum(scaled) / 3 - sum(plain) / 3
+    assert difference.interval == pytest.approx((value - half, value + half))
 
 
 def test_welch_needs_two_runs_of_each() -> None:
-    assert welch([80.0], [79.0, 79.5]).half_width is None
-    assert welch([80.0, 80.0], [79.0, 79.0]).half_width is None, "no spread is no certainty"
-    assert math.isclose(welch([80.0], [79.0, 79.5]).value, 0.75)
+    assert welch_difference([80.0], [79.0, 79.5]).interval is None
+    assert welch_difference([80.0, 80.0], [79.0, 79.0]).interval is None, "no spread is no certainty"
+    assert math.isclose(welch_difference([80.0], [79.0, 79.5]).value, 0.75)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(write: Write, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_unfinished_runs_and_other_folders_are_left_out(write: Write, tmp_path: 
 
 def test_a_run_that_was_to_end_after_some_steps_is_finished_there(write: Write, tmp_path: Path) -> None:
     write("a", 80.0, done=1, steps=10)
-    assert read(tmp_path)[0].is_finished
+    assert not study(tmp_path).unfinished
 
 
 def test_nothing_finished_is_an_error(write: Write, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_options_of_a_technique_make_it_another_one(write: Write, tmp_path: Path
     write("d", 82.0, attnscale=True, contranorm=True)
     names = [cell.technique for cell in study(tmp_path).cells]
     assert names == ["plain", "contranorm", "contranorm(scale=0.2)", "attnscale + contranorm"]
-    assert title_of(names[2]) == "ContraNorm (scale=0.2)"
+    assert technique_title(names[2]) == "ContraNorm (scale=0.2)"
 
 
 def test_register_tokens_are_a_technique_of_the_report(write: Write, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_register_tokens_are_a_technique_of_the_report(write: Write, tmp_path: P
         write(f"registers{seed}", 81.0 + seed, seed=seed, model={"keywords": {"reg_tokens": 4}})
     write("both", 82.0, model={"keywords": {"reg_tokens": 4}}, attnscale=True)
     cells = study(tmp_path).cells
-    assert [title_of(cell.technique) for cell in cells] == [
+    assert [technique_title(cell.technique) for cell in cells] == [
         "plain", "register tokens (4)", "AttnScale + register tokens (4)"
     ]  # fmt: skip
     assert [len(cell.runs) for cell in cells] == [2, 2, 1]
@@ -305,3 +305,51 @@ def test_every_skip_gain_is_compared_with_its_own_plain_runs(write: Write, tmp_p
         ("deit_s", 80.0), ("deit_s", 83.0), ("deit_s-r0.5", 20.0), ("deit_s-r0.5", 23.0)
     ]  # fmt: skip
     assert [cell.difference.value for cell in cells if cell.difference] == [3.0, 3.0]
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "config.yaml is no file": lambda run: ((run / "config.yaml").unlink(), (run / "config.yaml").mkdir()),
+    "no YAML": lambda run: (run / "config.yaml").write_text("model: [deit"),
+    "aliases are refused": lambda run: (run / "config.yaml").write_text("a: &a [x, x]\nb: [*a, *a]\n"),
+    "not the keys": lambda run: (run / "config.yaml").write_text("text\n"),
+    "nested too deeply": lambda run: (run / "config.yaml").write_text("[" * 20000),
+    "larger than": lambda run: (run / "config.yaml").write_text("a: " + "x" * 1_000_001),
+    "model.name is missing": lambda run: (run / "config.yaml").write_text("{model: 3, data: {name: a}}"),
+    "epochs='ten' is not int": lambda run: replace_in(run / "config.yaml", "epochs: 2", "epochs: ten"),
+    "metrics.jsonl is no file": lambda run: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()),
+    "epoch='1'": lambda run: (run / "metrics.jsonl").write_text('{"epoch": "1", "step": 2}\n'),
+    "environment.json is no file": lambda run: (run / "environment.json").mkdir(),
+    "no list of sessions": lambda run: (run / "environment.json").write_text('{"sessions": 3}'),
+}
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("reason", DAMAGE)
+def test_a_damaged_run_folder_is_named_and_the_others_are_reported(write: Write, tmp_path: Path, reason: str) -> None:
+    write("good", 80.0)
+    DAMAGE[reason](write("bad", 81.0, seed=1))
+    result = study(tmp_path)
+    assert [run.path.name for run in result.cells[0].runs] == ["good"]
+    (damaged,) = result.unreadable
+    assert damaged.path == tmp_path / "bad"
+    assert str(damaged.path) in damaged.reason
+    assert reason in damaged.reason
+
+
+def test_what_a_run_folder_holds_is_data(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    folder = write("a", 80.0)
+    replace_in(folder / "config.yaml", "name: imagenet", "name: ${oc.env:SECRET}/../../x")
+    files = write_report(study(tmp_path), tmp_path / "report")
+    assert all(file.parent == tmp_path / "report" for file in files)
+    assert not any("hunter2" in file.name or "hunter2" in file.read_text(errors="replace") for file in files)
+
+
+def test_numbers_are_read_as_omegaconf_writes_them(write: Write, tmp_path: Path) -> None:
+    write("a", 80.0, recipe={"lr": 1e-5})
+    assert study(tmp_path).cells[0].runs[0].config["recipe.lr"] == 1e-5

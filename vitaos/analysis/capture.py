@@ -101,7 +101,7 @@ def find_layout(model: nn.Module) -> Layout:
         attention.append(AttentionLayer(name, block, number, stage, kind, (int(rows), int(columns))))
     if not attention:
         raise ValueError(
-            f"{type(model).__name__} has no attention to analyse: looked for modules with `num_heads` and "
+            f"{type(model).__name__} has no attention to analyze: looked for modules with `num_heads` and "
             "`attn_drop`, as in timm's ViT, CaiT and Swin"
         )
     return Layout(tuple(blocks.values()), tuple(attention))
@@ -121,8 +121,7 @@ def watch(
     Args:
         model: a timm model; ``torch.compile`` and DDP wrappers are looked through.
         on_features: called with (0, the input of the first block) and (i, the output of block i = 1, 2, ...), patch
-        tokens
-            only (B, N, C), and the grid (Y, X) they come from.
+            tokens only (B, N, C), and the grid (Y, X) they come from.
         on_attention: called with (the index in ``Layout.attention``, the post-softmax maps (B, H, M, N), for windows
             (B * G, H, N, N) with the windows of an image next to each other). Talking heads: after the second mix.
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vitaos.analysis.measure import LEARNED, Analysis, Array, AttentionMeasures, FeatureMeasures
 from vitaos.analysis.spectrum import high_frequency_gain
-from vitaos.analysis.style import colour, legend_below, log_scale, marker, shorten
+from vitaos.analysis.style import color, legend_below, log_scale, marker, shorten
 
 __all__ = [
     "draw_effective_rank",
@@ -20,8 +20,8 @@ __all__ = [
     "draw_map_similarity",
     "draw_token_similarity",
     "gain_by_layer",
-    "gain_of_heads",
     "has_applied",
+    "head_gains",
     "similarity_to_previous",
 ]
 
@@ -79,8 +79,8 @@ def draw_learned_scales(figure: Any, analyses: Sequence[Analysis]) -> None:
             modules = list(run.learned.get(name, {}).values())
             blocks = np.arange(1, len(modules) + 1) + 0.15 * (index - (len(analyses) - 1) / 2)  # side by side
             for block, values in zip(blocks, modules, strict=True):
-                _spread(axes, block, values, colour(index), heads=name == "attn_scale")
-            axes.plot(blocks, [values.mean() for values in modules], color=colour(index), marker=marker(index))
+                _spread(axes, block, values, color(index), heads=name == "attn_scale")
+            axes.plot(blocks, [values.mean() for values in modules], color=color(index), marker=marker(index))
         letter = LEARNED[name]
         axes.set_title(f"${letter}$: " + ("heads and their mean" if letter == "w" else "mean, 10-90% of channels"))
         axes.set_ylabel(f"learned ${letter}$")
@@ -106,11 +106,11 @@ def head_gains_by_layer(run: Analysis, *, applied: bool) -> dict[int, Array]:
         if row.layer.kind == "class" or row.tokens < 2:
             continue
         response = row.applied if applied and row.applied is not None else row.response
-        gains[index] = gain_of_heads(response)
+        gains[index] = head_gains(response)
     return gains
 
 
-def gain_of_heads(response_HN: Array) -> Array:
+def head_gains(response_HN: Array) -> Array:
     """High-frequency gain of every head, (H,)."""
     return np.asarray(high_frequency_gain(torch.from_numpy(response_HN)))
 
@@ -162,11 +162,11 @@ def _feature_curves(figure: Any, analyses: Sequence[Analysis], name: str, ylabel
 
 def _plot(axes: Any, index: int, segments: list[Segment], **keywords: Any) -> None:
     for x, mean, std in segments:
-        axes.plot(x, mean, color=colour(index), marker=marker(index), **keywords)
+        axes.plot(x, mean, color=color(index), marker=marker(index), **keywords)
         if any(std):
-            centre, spread = np.asarray(mean), np.asarray(std)
-            low = np.maximum(centre - spread, 0.2 * centre) if (centre > 0).all() else centre - spread
-            axes.fill_between(x, low, centre + spread, color=colour(index), alpha=0.15, linewidth=0)
+            center, spread = np.asarray(mean), np.asarray(std)
+            low = np.maximum(center - spread, 0.2 * center) if (center > 0).all() else center - spread
+            axes.fill_between(x, low, center + spread, color=color(index), alpha=0.15, linewidth=0)
 
 
 def _spread(axes: Any, block: float, values: Array, shade: str, *, heads: bool) -> None:
@@ -193,7 +193,7 @@ def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = Fals
     handles, labels = [], []
     for index, run in enumerate(runs):
         if run is not None:
-            handles.append(Line2D([], [], color=colour(index), marker=marker(index)))
+            handles.append(Line2D([], [], color=color(index), marker=marker(index)))
             labels.append(shorten(run.label))
     if dashed:
         handles.append(Line2D([], [], color="#555555", linestyle="--"))

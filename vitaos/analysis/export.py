@@ -16,8 +16,9 @@ import numpy as np
 from vitaos.analysis.curves import gain_by_layer, head_gains_by_layer, similarity_to_previous
 from vitaos.analysis.measure import Analysis, Array, AttentionMeasures
 from vitaos.analysis.spectrum import response_frequencies
+from vitaos.metrics_reader import finite_or_null
 
-__all__ = ["COLUMNS", "rows_of", "summary_of", "write_csv", "write_summary"]
+__all__ = ["COLUMNS", "csv_rows", "summarize", "write_csv", "write_summary"]
 
 COLUMNS = ("run", "measure", "module", "block", "stage", "head", "x", "y", "value", "std")
 Row = dict[str, Any]
@@ -29,15 +30,15 @@ def write_csv(analyses: Sequence[Analysis], path: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         for run in analyses:
-            writer.writerows({"run": run.label} | row for row in rows_of(run))
+            writer.writerows({"run": run.label} | row for row in csv_rows(run))
 
 
 def write_summary(analyses: Sequence[Analysis], path: Path) -> None:
-    """Write :func:`summary_of` every run as JSON."""
-    path.write_text(json.dumps([summary_of(run) for run in analyses], indent=2, allow_nan=False) + "\n")
+    """Write :func:`summarize` every run as JSON."""
+    path.write_text(json.dumps([summarize(run) for run in analyses], indent=2, allow_nan=False) + "\n")
 
 
-def rows_of(run: Analysis) -> Iterator[Row]:
+def csv_rows(run: Analysis) -> Iterator[Row]:
     """Rows of the CSV, without the run's name."""
     for features in run.features:
         place = {"module": features.name, "block": features.number, "stage": features.stage}
@@ -93,12 +94,12 @@ def _layer_rows(run: Analysis) -> Iterator[Row]:
                 yield place | {"measure": "map_similarity", "x": other + 1, "value": _short(value)}
 
 
-def summary_of(run: Analysis) -> dict[str, Any]:
+def summarize(run: Analysis) -> dict[str, Any]:
     """What one would quote of a run: measures behind the last block, means over blocks, means of learned scales."""
     summary: dict[str, Any] = {"run": run.label, "images": run.images, "blocks": len(run.features) - 1}
     for name in run.features[0].values:
         values = [row.values[name].mean for row in run.features[1:]]
-        summary[name] = {"last_block": _finite(values[-1]), "mean_over_blocks": _finite(float(np.mean(values)))}
+        summary[name] = {"last_block": values[-1], "mean_over_blocks": float(np.mean(values))}
     for name, layers in {
         "high_frequency_gain": gain_by_layer(run, applied=False),
         "high_frequency_gain_applied": gain_by_layer(run, applied=True),
@@ -107,13 +108,13 @@ def summary_of(run: Analysis) -> dict[str, Any]:
         if layers:
             last = layers[max(layers)]
             summary[name] = {
-                "last_block": _finite(last),
-                "mean_over_blocks": _finite(float(np.mean([*layers.values()]))),
+                "last_block": last,
+                "mean_over_blocks": float(np.mean([*layers.values()])),
             }
     for name, modules in run.learned.items():
         everything = np.concatenate(list(modules.values()))
-        summary[name] = {"mean": _finite(float(everything.mean())), "std": _finite(float(everything.std()))}
-    return summary
+        summary[name] = {"mean": float(everything.mean()), "std": float(everything.std())}
+    return dict(finite_or_null(summary))
 
 
 def _frequencies(size: int) -> list[str]:
@@ -122,8 +123,3 @@ def _frequencies(size: int) -> list[str]:
 
 def _short(value: float) -> str:
     return f"{value:.7g}"
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity and no NaN."""
-    return value if np.isfinite(value) else None

@@ -41,7 +41,7 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
     below = legend_height(labels, PAGE)
     blocks = max(len(maps.square_layers(run)) for run in analyses)
     rows = -(-blocks // 6)
-    panels = len(maps.panels_of(analyses))
+    panels = len(maps.run_panels(analyses))
     matrices = min(len(analyses), maps.PANEL_COLUMNS)
     matrix_rows = -(-len(analyses) // maps.PANEL_COLUMNS)
     panel_rows = -(-panels // maps.PANEL_COLUMNS)

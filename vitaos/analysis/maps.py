@@ -8,10 +8,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from vitaos.analysis.curves import gain_of_heads, has_applied
+from vitaos.analysis.curves import has_applied, head_gains
 from vitaos.analysis.measure import Analysis, Array, AttentionMeasures, FeatureMeasures
 from vitaos.analysis.spectrum import response_frequencies
-from vitaos.analysis.style import SEQUENTIAL, colour, legend_below, shorten
+from vitaos.analysis.style import SEQUENTIAL, color, legend_below, shorten
 
 __all__ = [
     "PANEL_COLUMNS",
@@ -23,7 +23,7 @@ __all__ = [
     "draw_map_similarity_matrix",
     "draw_response",
     "draw_response_heat_map",
-    "panels_of",
+    "run_panels",
     "square_layers",
 ]
 
@@ -43,7 +43,7 @@ def class_layers(run: Analysis) -> list[AttentionMeasures]:
     return [row for row in run.attention if row.layer.kind == "class"]
 
 
-def panels_of(analyses: Sequence[Analysis]) -> list[tuple[Analysis, bool]]:
+def run_panels(analyses: Sequence[Analysis]) -> list[tuple[Analysis, bool]]:
     """One panel for every run's softmax maps and one more where AttnScale is applied: (run, applied)."""
     panels = []
     for run in analyses:
@@ -66,7 +66,7 @@ def draw_response(figure: Any, analyses: Sequence[Analysis]) -> None:
         for index, run in enumerate(analyses):
             layers = square_layers(run)
             if number < len(layers):
-                _response_curve(axes, layers[number], colour(index))
+                _response_curve(axes, layers[number], color(index))
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"block {number + 1}", pad=2, fontsize=7)
@@ -78,7 +78,7 @@ def draw_response(figure: Any, analyses: Sequence[Analysis]) -> None:
     if np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:  # fewer than two powers of ten to label
         panels[0, 0].set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
     figure.supylabel("spectral response (row norm)", fontsize=8)
-    handles = [Line2D([], [], color=colour(index)) for index in range(len(analyses))]
+    handles = [Line2D([], [], color=color(index)) for index in range(len(analyses))]
     labels = [shorten(run.label) for run in analyses]
     if has_applied(analyses):
         handles.append(Line2D([], [], color="#555555", linestyle="--"))
@@ -98,7 +98,7 @@ def _response_curve(axes: Any, row: AttentionMeasures, shade: str) -> None:
 
 def draw_response_heat_map(figure: Any, analyses: Sequence[Analysis]) -> None:
     """The same responses as one image a run: blocks down, frequencies across."""
-    panels = panels_of(analyses)
+    panels = run_panels(analyses)
     grids = [_response_grid(run, applied) for run, applied in panels]
     stacked = np.concatenate([grid.ravel() for grid in grids])
     norm = LogNorm(*_log_range(stacked))
@@ -119,7 +119,7 @@ def draw_response_heat_map(figure: Any, analyses: Sequence[Analysis]) -> None:
 
 def draw_head_gain(figure: Any, analyses: Sequence[Analysis]) -> None:
     """High-frequency gain of every head: blocks down, heads across."""
-    panels = panels_of(analyses)
+    panels = run_panels(analyses)
     grids = [_head_grid(run, applied) for run, applied in panels]
     highest = max(float(np.nanmax(grid)) for grid in grids)
     all_axes = _panels(figure, panels)
@@ -141,7 +141,7 @@ def draw_head_gain(figure: Any, analyses: Sequence[Analysis]) -> None:
 
 
 def draw_map_similarity_matrix(figure: Any, analyses: Sequence[Analysis]) -> None:
-    """Cosine similarity of the attention maps of every pair of blocks; grey where maps cannot be compared."""
+    """Cosine similarity of the attention maps of every pair of blocks; gray where maps cannot be compared."""
     all_axes = _panels(figure, [(run, False) for run in analyses])
     lowest = min(0.0, *(float(np.nanmin(run.map_similarity)) for run in analyses))  # talking heads reach below 0
     for axes, run in zip(all_axes, analyses, strict=True):
@@ -195,13 +195,13 @@ def draw_class_attention(figure: Any, analyses: Sequence[Analysis]) -> None:
             if number < len(layers):
                 row = layers[number]
                 frequencies = response_frequencies(row.tokens).numpy()
-                axes.plot(frequencies, _visible(row.response.mean(axis=0)), color=colour(index), linewidth=0.9)
+                axes.plot(frequencies, _visible(row.response.mean(axis=0)), color=color(index), linewidth=0.9)
         axes.set_ylim(bottom=0)
         axes.set_title(f"class-attention block {number + 1}")
         axes.set_xticks([-0.5, 0, 0.5], _HALVES)
         axes.set_xlabel("frequency (cycles per token)")
     panels[0].set_ylabel("amplitude $|a F^{-1}|$")
-    handles = [Line2D([], [], color=colour(index)) for index, _ in shown]
+    handles = [Line2D([], [], color=color(index)) for index, _ in shown]
     legend_below(figure, handles, [shorten(run.label) for _, run in shown])
 
 
@@ -245,7 +245,7 @@ def _head_grid(run: Analysis, applied: bool) -> Array:
     layers = square_layers(run)
     grid = np.full((len(layers), max(len(row.response) for row in layers)), np.nan)
     for line, row in zip(grid, layers, strict=True):
-        gains = gain_of_heads(row.applied if applied and row.applied is not None else row.response)
+        gains = head_gains(row.applied if applied and row.applied is not None else row.response)
         line[: len(gains)] = gains
     return grid
 

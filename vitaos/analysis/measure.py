@@ -114,7 +114,7 @@ def measure(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Analysis:
-    """Run a model over normalised images and measure every block and every attention module.
+    """Run a model over normalized images and measure every block and every attention module.
 
     Args:
         model: any timm ViT, CaiT or Swin, with or without techniques; left in its mode and without hooks.

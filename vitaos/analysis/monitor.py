@@ -32,12 +32,12 @@ class Monitor:
         Args:
             model: a timm ViT, CaiT or Swin. ``torch.compile`` and DDP wrappers are looked through and the model runs
                 eagerly, so nothing is compiled again.
-            images: (B, 3, height, width), normalised, on the model's device.
+            images: (B, 3, height, width), normalized, on the model's device.
 
         Returns:
             ``token_similarity`` and ``hf_dc_ratio``: means over images and blocks; ``token_similarity_by_block`` and
             ``hf_dc_ratio_by_block``: mean over images of the input of the first block, then of every block's output;
-            and what :func:`learned_means` says.
+            and what :func:`learned_means` gives.
 
         Raises:
             ValueError: if the model is not a transformer whose blocks can be watched.

@@ -31,7 +31,7 @@ def token_similarity(tokens_BNC: Tensor) -> Tensor:
 
 
 def effective_rank(tokens_BNC: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of every image's token matrix, shape (B,), float64.
+    """exp of the entropy of the normalized singular values of every image's token matrix, shape (B,), float64.
 
     Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007. It is 1 when all tokens are multiples of one vector
     and min(N, C) when all singular values are equal. The singular values come from the Gram matrix of the shorter

@@ -1,4 +1,4 @@
-"""How every figure of the project looks: sizes of a paper's columns, colours that everyone can tell apart."""
+"""How every figure of the project looks: sizes of a paper's columns, colors apart for every kind of eyes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ __all__ = [
     "COLUMN",
     "PAGE",
     "SEQUENTIAL",
-    "colour",
+    "color",
     "legend_below",
     "legend_columns",
     "legend_height",
@@ -27,7 +27,7 @@ COLUMN: Final = 3.4  # inches: one column of a two-column paper
 PAGE: Final = 7.0  # inches: its full width
 SEQUENTIAL: Final = "cividis"
 # Okabe and Ito, "Color universal design", 2008; yellow last because thin yellow lines vanish on white.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
+_COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINE_STYLES: Final[tuple[Literal["-", ":", "-."], ...]] = ("-", ":", "-.")
 _SETTINGS: Final[Any] = {  # matplotlib's type is the list of all its keys
@@ -52,7 +52,7 @@ _SETTINGS: Final[Any] = {  # matplotlib's type is the list of all its keys
     "figure.dpi": 100,
     "savefig.dpi": 250,
     "pdf.fonttype": 42,  # letters stay letters, as publishers ask
-    "axes.prop_cycle": cycler(color=_COLOURS),
+    "axes.prop_cycle": cycler(color=_COLORS),
 }
 
 
@@ -63,19 +63,19 @@ def style() -> Iterator[None]:
         yield
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     """Colour of the run with this number, the same in every figure."""
-    return _COLOURS[index % len(_COLOURS)]
+    return _COLORS[index % len(_COLORS)]
 
 
 def marker(index: int) -> str:
-    """Marker of the run with this number, the same in every figure; a further shape after every round of colours."""
-    return _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
+    """Marker of the run with this number, the same in every figure; a further shape after every round of colors."""
+    return _MARKERS[(index + index // len(_COLORS)) % len(_MARKERS)]
 
 
 def line_style(index: int) -> Literal["-", ":", "-."]:
-    """Line style of the run with this number; another one after every round of colours."""
-    return _LINE_STYLES[index // len(_COLOURS) % len(_LINE_STYLES)]
+    """Line style of the run with this number; another one after every round of colors."""
+    return _LINE_STYLES[index // len(_COLORS) % len(_LINE_STYLES)]
 
 
 def shorten(label: str, length: int = 40) -> str:

@@ -101,7 +101,7 @@ def untrained(source: CheckpointSource) -> EvalTarget:
     """
     if source.model is None or source.data is None:
         raise ValueError(
-            "nothing to analyse: give checkpoint=RUN_OR_FILE (or a list, checkpoint=[A,B]), or for an untrained model "
+            "nothing to analyze: give checkpoint=RUN_OR_FILE (or a list, checkpoint=[A,B]), or for an untrained model "
             "model=NAME and data=..., for example model=deit_s24 data=imagenet data.root=DIR"
         )
     return _described_by(source, source.data, None, {})

@@ -127,7 +127,7 @@ class Outputs:
         """Show a text on the screen and keep it in ``log.txt``, on the main rank."""
         for sinks in self.sinks:
             if text:
-                sinks.say(text)
+                sinks.message(text)
 
     def finish(self) -> list[str]:
         """Bring everything to the disk, with several tries; messages about what is not there."""

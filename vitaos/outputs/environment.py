@@ -1,4 +1,4 @@
-"""What a run ran on, so that it can be told apart from its twin: code, packages, hardware, seed, scheduler."""
+"""What a run ran on, to tell it from its twin: code, packages, hardware, seed, scheduler."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     here = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

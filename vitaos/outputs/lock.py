@@ -76,7 +76,7 @@ class FolderLock:
         beat_s, stale_after_s: seconds between signs of life, and after how many without one a holder counts as dead.
         on_lost: called when the file was taken over by another job; the default ends the process, so that two never
             write.
-        report: told in words of a take-over and of waiting.
+        report: called with a message on a take-over and while waiting.
 
     Raises:
         FolderInUseError: another living job holds it.
@@ -144,7 +144,7 @@ class FolderLock:
     def _acquire(self) -> None:
         sign = None
         unmoved_since = time.monotonic()
-        told = False
+        reported = False
         while True:
             with self._guard():
                 holder = self._read()
@@ -162,12 +162,12 @@ class FolderLock:
                     f"{self.path.parent} is in use by {_name(holder)}: two jobs cannot write one run folder. Stop that "
                     "one, or give this run another `name`."
                 )
-            if not told:
+            if not reported:
                 self._report(
                     f"{self.path.parent} is locked by {_name(holder)}; waiting up to {self._stale_after_s:.0f} s to "
                     "see whether that still lives."
                 )
-                told = True
+                reported = True
             sign = newer
             time.sleep(self._beat_s / 5)
 

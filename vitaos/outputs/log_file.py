@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class LogFile(io.TextIOBase):
-    """Appends text at once; what the disk does not take is counted and told when it takes text again.
+    """Appends text at once; what the disk does not take is counted, and the count written when it takes text again.
 
     Raises:
         OSError: the file cannot be opened (the only error that it raises).
@@ -17,9 +17,9 @@ class LogFile(io.TextIOBase):
         self.lost_lines = 0
 
     def write(self, text: str) -> int:
-        told = f"({self.lost_lines} lines lost: the disk took none)\n" if self.lost_lines else ""
+        notice = f"({self.lost_lines} lines lost: the disk took none)\n" if self.lost_lines else ""
         try:
-            os.write(self._descriptor, (told + text).encode())
+            os.write(self._descriptor, (notice + text).encode())
             self.lost_lines = 0
         except OSError:
             self.lost_lines += text.count("\n")

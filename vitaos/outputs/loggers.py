@@ -62,11 +62,11 @@ class WandbLogger:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Rates and losses of the last few steps."""
-        self._run.log({"step": record["step"], **_flatten("train", record)})
+        self._run.log({"step": record["step"], **_numeric_leaves("train", record)})
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of a finished epoch; nested values (w, s, t by layer) become one curve each."""
-        self._run.log({"step": line["step"], **_flatten("epoch", line)})
+        self._run.log({"step": line["step"], **_numeric_leaves("epoch", line)})
 
     def rewind(self, step: int) -> None:
         """Lines logged twice after a resume lie on one another: they carry their own step."""
@@ -96,7 +96,7 @@ def _has_login() -> bool:
         return False
 
 
-def _flatten(prefix: str, values: Any) -> dict[str, float | int]:
+def _numeric_leaves(prefix: str, values: Any) -> dict[str, float | int]:
     """Numbers of a nested line under slash-separated names; what is no number is left out."""
     if isinstance(values, bool) or values is None:
         return {}
@@ -110,5 +110,5 @@ def _flatten(prefix: str, values: Any) -> dict[str, float | int]:
         return {}
     flat: dict[str, float | int] = {}
     for key, value in items:
-        flat |= _flatten(f"{prefix}/{key}", value)
+        flat |= _numeric_leaves(f"{prefix}/{key}", value)
     return flat

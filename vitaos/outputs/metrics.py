@@ -2,25 +2,13 @@
 
 import errno
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitaos.files import write_text
-from vitaos.metrics_reader import read_metrics
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or Infinity: they become null, which every reader takes for "no number"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+from vitaos.metrics_reader import finite_or_null, read_metrics
 
 
 class MetricsFile:
@@ -57,7 +45,7 @@ class MetricsFile:
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line (plain values; ``step`` among them) and see it to the disk."""
         assert "step" in line, "a metrics line without its step cannot be placed after a resume"
-        self._unwritten.append(json.dumps(_finite(line), allow_nan=False) + "\n")
+        self._unwritten.append(json.dumps(finite_or_null(line), allow_nan=False) + "\n")
         self._write()
 
     def finish(self) -> str | None:

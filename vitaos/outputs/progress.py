@@ -36,18 +36,18 @@ class ProgressDisplay:
             self._show_bar(step, f"epoch {epoch}/{epochs}  {text}")
         else:
             left = self._time_left(step)
-            self.say(f"epoch {epoch}/{epochs}  step {step}/{self._total}  {text}{left}")
+            self.message(f"epoch {epoch}/{epochs}  step {step}/{self._total}  {text}{left}")
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of a finished epoch: its losses and accuracies."""
         keys = ("train_loss", "val_top1", "val_top5", "val_loss", "ema_top1", "images_per_s")
         text = "  ".join(_format(key, line[key]) for key in keys if line.get(key) is not None)
-        self.say(f"epoch {int(line['epoch']) + 1} done  {text}")
+        self.message(f"epoch {int(line['epoch']) + 1} done  {text}")
 
     def rewind(self, step: int) -> None:
         """A display keeps nothing that could be taken back."""
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)

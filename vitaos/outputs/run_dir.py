@@ -51,12 +51,12 @@ class RunDir:
         return bool(candidates(self.checkpoints))
 
     def open(self, resume: str, *, report: Callable[[str], None] = print) -> "RunDir":
-        """Make the folder and take its lock, for rank 0 (the others go on when it has told them that it may).
+        """Make the folder and take its lock, for rank 0 (the others wait for its signal).
 
         Args:
             resume: ``auto``, ``never`` or a path, as on the command line; ``never`` refuses a folder that holds a
                 checkpoint.
-            report: told in words of waiting for a lock and of taking one over.
+            report: called with a message while waiting for a lock and on taking one over.
 
         Raises:
             ValueError: the folder is in use by another job (named), holds a checkpoint and must not be continued, or
@@ -74,7 +74,7 @@ class RunDir:
             self.close()
             raise ValueError(
                 f"{self.path} already holds a checkpoint and resume=never forbids to continue it: give this run "
-                "another `name`, or say resume=auto to continue that one."
+                "another `name`, or set resume=auto to continue that one."
             )
         return self
 

@@ -3,23 +3,13 @@
 import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, TextIO, cast
 
 from vitaos.outputs.log_file import LogFile
 from vitaos.outputs.loggers import WandbLogger
 from vitaos.outputs.metrics import MetricsFile
 from vitaos.outputs.progress import ProgressDisplay
 from vitaos.outputs.run_dir import RunDir
-
-
-class Sink(Protocol):
-    """Receives what a run has to say."""
-
-    def log(self, record: Mapping[str, Any]) -> None: ...
-
-    def metrics(self, line: Mapping[str, Any]) -> None: ...
-
-    def rewind(self, step: int) -> None: ...
 
 
 class RunSinks:
@@ -49,18 +39,18 @@ class RunSinks:
         logging.getLogger("vitaos").addHandler(self._handler)
         self.screen = ProgressDisplay(total_steps, steps_per_epoch)
         self.file = ProgressDisplay(total_steps, steps_per_epoch, self._log_file)
-        self._metrics = MetricsFile(folder.metrics, report=self.say)
-        self._sinks: list[Sink] = [self._metrics, self.screen, self.file]
+        self._metrics = MetricsFile(folder.metrics, report=self.message)
+        self._sinks: list[MetricsFile | ProgressDisplay | WandbLogger] = [self._metrics, self.screen, self.file]
         self._tracker: WandbLogger | None = None
         if tracker["name"] == "wandb":
             settings = {key: value for key, value in tracker.items() if key != "name"}
             self._tracker = WandbLogger(folder.path, name=run_name, config=config, **settings)
             self._sinks.append(self._tracker)
 
-    def say(self, text: str) -> None:
-        """A sentence for the person and for ``log.txt``."""
+    def message(self, text: str) -> None:
+        """Print a line on the screen and into ``log.txt``."""
         for display in (self.screen, self.file):
-            display.say(text)
+            display.message(text)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Rates and losses of the last few steps."""

@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vitaos.analysis.style import COLUMN, PAGE, colour, legend_below, legend_height, line_style, marker
-from vitaos.study.labels import labelled, title_of
+from vitaos.analysis.style import COLUMN, PAGE, color, legend_below, legend_height, line_style, marker
+from vitaos.study.cells import Cell, Study
+from vitaos.study.labels import axis_label, technique_title
 from vitaos.study.published import published_beside
-from vitaos.study.runs import Cell, Study
 
-__all__ = ["draw_by_depth", "draw_curves", "size_of"]
+__all__ = ["draw_by_depth", "draw_curves", "figure_size"]
 
 
 def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
@@ -30,7 +30,7 @@ def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
             continue
         shift = 0.03 * gap * (index - (len(techniques) - 1) / 2)
         x = [(cell.depth or 0) + shift for cell in own]
-        look: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
+        look: dict[str, Any] = {"color": color(index), "marker": marker(index)}
         spread = [math.nan if cell.std is None else cell.std for cell in own]  # no bar for one run
         axes.errorbar(x, [cell.mean for cell in own], yerr=spread, capsize=2, elinewidth=0.8, **look)
         for place, cell in zip(x, own, strict=True):
@@ -38,13 +38,13 @@ def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
             if value is not None:
                 axes.plot(place, value, linestyle="none", markerfacecolor="none", markersize=5, **look)
                 shows_published = True
-        handles.append((Line2D([], [], **look), title_of(technique)))
+        handles.append((Line2D([], [], **look), technique_title(technique)))
     if shows_published:
         hollow = Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="#555555")
         handles.append((hollow, "published"))
     axes.set_xticks(depths, [str(depth) if depth else "default" for depth in depths])
     axes.set_xlabel("depth (blocks)")
-    axes.set_ylabel(labelled(study.metric))
+    axes.set_ylabel(axis_label(study.metric))
     legend_below(figure, [handle for handle, _ in handles], [label for _, label in handles])
 
 
@@ -62,15 +62,15 @@ def draw_curves(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
         panels[0][column].set_title(f"{depth} blocks" if depth else cells[0].model)
         panels[1][column].set_xlabel("epoch")
         panels[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set_ylabel(labelled(study.metric))
+    panels[0][0].set_ylabel(axis_label(study.metric))
     panels[1][0].set_ylabel("training loss")
     shown = [index for index, name in enumerate(techniques) if any(cell.technique == name for cell in cells)]
-    handles = [Line2D([], [], color=colour(index), linestyle=line_style(index)) for index in shown]
-    legend_below(figure, handles, [title_of(techniques[index]) for index in shown])
+    handles = [Line2D([], [], color=color(index), linestyle=line_style(index)) for index in shown]
+    legend_below(figure, handles, [technique_title(techniques[index]) for index in shown])
 
 
 def _plot_curve(axes: Any, cell: Cell, key: str, index: int) -> None:
-    shade = colour(index)
+    shade = color(index)
     by_epoch: dict[int, list[float]] = {}
     for run in cell.runs:
         for line in run.metrics:
@@ -84,9 +84,9 @@ def _plot_curve(axes: Any, cell: Cell, key: str, index: int) -> None:
     axes.fill_between(epochs, low, high, color=shade, alpha=0.15, linewidth=0)
 
 
-def size_of(kind: str, study: Study, cells: Sequence[Cell]) -> tuple[float, float]:
+def figure_size(kind: str, study: Study, cells: Sequence[Cell]) -> tuple[float, float]:
     """Width and height in inches of a figure: "curves", or a metric by depth."""
-    labels = [title_of(name) for name in study.techniques]
+    labels = [technique_title(name) for name in study.techniques]
     if kind != "curves":
         return COLUMN, 2.3 + legend_height([*labels, "published"], COLUMN)
     width = min(PAGE, max(COLUMN, 1.0 + 1.6 * len({cell.depth for cell in cells})))

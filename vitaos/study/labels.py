@@ -2,7 +2,7 @@
 
 from typing import Final
 
-__all__ = ["describe", "digits_of", "labelled", "name_of", "title_of"]
+__all__ = ["axis_label", "decimals", "metric_column", "metric_title", "technique_title"]
 
 _TITLES: Final = {
     "attnscale": "AttnScale",
@@ -11,7 +11,7 @@ _TITLES: Final = {
     "contranorm": "ContraNorm",
     "neutreno": "NeuTRENO",
     "gfsa": "GFSA",
-    "centered_attention": "centred attention",
+    "centered_attention": "centered attention",
     "re_attention": "re-attention",
     "register_tokens": "register tokens",
 }
@@ -31,7 +31,7 @@ _METRICS: Final = {
 }
 
 
-def title_of(technique: str) -> str:
+def technique_title(technique: str) -> str:
     """A technique's name as its authors write it; combinations part by part, options kept."""
     parts = []
     for part in technique.split(" + "):
@@ -40,22 +40,22 @@ def title_of(technique: str) -> str:
     return " + ".join(parts)
 
 
-def describe(metric: str) -> str:
-    """A metric in words."""
+def metric_title(metric: str) -> str:
+    """A metric as the field writes it."""
     return _METRICS.get(metric, metric)
 
 
-def labelled(metric: str) -> str:
-    """A metric in words, with its unit where it has one."""
-    return f"{describe(metric)} (%)" if _is_percentage(metric) else describe(metric)
+def axis_label(metric: str) -> str:
+    """A metric as the field writes it, with its unit where it has one."""
+    return f"{metric_title(metric)} (%)" if _is_percentage(metric) else metric_title(metric)
 
 
-def name_of(metric: str) -> str:
+def metric_column(metric: str) -> str:
     """Of a file or a column: "accuracy" for top-1, however it was averaged."""
     return "accuracy" if metric in ("val_top1", "ema_top1") else metric
 
 
-def digits_of(metric: str) -> int:
+def decimals(metric: str) -> int:
     """How many decimals of a metric are worth showing."""
     return 2 if _is_percentage(metric) else 4
 

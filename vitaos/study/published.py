@@ -6,8 +6,8 @@ default in the authors' release). A cell that could not be read is not here.
 
 from typing import Final
 
-from vitaos.study.labels import name_of
-from vitaos.study.runs import Cell
+from vitaos.study.cells import Cell
+from vitaos.study.labels import metric_column
 
 __all__ = ["SOURCE", "published", "published_beside"]
 
@@ -49,7 +49,7 @@ def published_beside(metric: str, cell: Cell) -> float | None:
     of the classes, less training than the recipe's, or a start from weights where the recipe has none."""
     config = cell.runs[0].config
     changed = any(key.startswith("model.keywords.") and key != "model.keywords.depth" for key in config)
-    if name_of(metric) != "accuracy" or changed or config.get("data.num_classes") not in (None, 1000):
+    if metric_column(metric) != "accuracy" or changed or config.get("data.num_classes") not in (None, 1000):
         return None
     if cell.runs[0].epochs_done < _EPOCHS.get(cell.model, 0) or (config.get("init") and cell.model != "cait_s"):
         return None

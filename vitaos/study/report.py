@@ -1,16 +1,18 @@
 """A depth-scaling study as Markdown, CSV and figures."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import style
-from vitaos.study.figures import draw_by_depth, draw_curves, size_of
-from vitaos.study.labels import describe, digits_of, labelled, name_of, title_of
+from vitaos.study.cells import Cell, Study
+from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
+from vitaos.study.labels import axis_label, decimals, metric_column, metric_title, technique_title
 from vitaos.study.published import SOURCE, published_beside
-from vitaos.study.runs import PLAIN, Cell, Run, Study
+from vitaos.study.runs import PLAIN, Run
 
 __all__ = ["write_report"]
 
@@ -27,9 +29,9 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     with style():
         for model, data in _families(study):
             cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
-            for kind, draw in ((name_of(study.metric), draw_by_depth), ("curves", draw_curves)):
-                figures.append(folder / f"{kind}_{model}_{data}.png")
-                figure = new_figure(size_of(kind, study, cells))
+            for kind, draw in ((metric_column(study.metric), draw_by_depth), ("curves", draw_curves)):
+                figures.append(folder / f"{kind}_{_file_stem(model, data)}.png")
+                figure = new_figure(figure_size(kind, study, cells))
                 draw(figure, study, cells)
                 figure.savefig(figures[-1])
     written[0].write_text(_markdown(study, figures), encoding="utf-8")
@@ -42,7 +44,7 @@ def _markdown(study: Study, figures: Sequence[Path]) -> str:
     lines = [
         "# Depth scaling",
         "",
-        f"{labelled(study.metric)} of the last epoch; mean ± standard deviation over n seeds.",
+        f"{axis_label(study.metric)} of the last epoch; mean ± standard deviation over n seeds.",
         "Difference: to plain at the same depth, with the 95% confidence interval of Welch's t.",
     ]
     for model, data in _families(study):
@@ -52,18 +54,21 @@ def _markdown(study: Study, figures: Sequence[Path]) -> str:
         if has_published:
             lines += ["", f"Published: {SOURCE}."]
         for figure in figures:
-            if figure.stem.endswith(f"_{model}_{data}"):
+            if figure.stem.endswith(f"_{_file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
     if study.notes:
         lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
     if study.unfinished:
         lines += ["", "## Not finished, left out", "", *(f"- {_progress(run)}" for run in study.unfinished)]
-    lines += ["", "## Runs", "", "| run | seed | " + describe(study.metric) + " | epochs | hardware | command |"]
+    if study.unreadable:
+        damaged = (f"- {run.path.name}: {run.reason}" for run in study.unreadable)
+        lines += ["", "## Not readable, left out", "", *damaged]
+    lines += ["", "## Runs", "", "| run | seed | " + metric_title(study.metric) + " | epochs | hardware | command |"]
     lines += ["|---|---|---|---|---|---|"]
     for cell in study.cells:
         for run in cell.runs:
             row = _run_row(study, cell, run)
-            keys = ("run", "seed", name_of(study.metric), "epochs", "hardware", "command")
+            keys = ("run", "seed", metric_column(study.metric), "epochs", "hardware", "command")
             lines.append("| " + " | ".join(str(row[key]).replace("|", "\\|") for key in keys) + " |")
     return "\n".join(lines) + "\n"
 
@@ -72,7 +77,7 @@ def _overview(study: Study, cells: Sequence[Cell]) -> list[str]:
     """A row a depth, a column a technique."""
     techniques = [name for name in study.techniques if any(cell.technique == name for cell in cells)]
     lines = [
-        "| blocks | " + " | ".join(title_of(name) for name in techniques) + " |",
+        "| blocks | " + " | ".join(technique_title(name) for name in techniques) + " |",
         "|---" * (1 + len(techniques)) + "|",
     ]
     for depth in dict.fromkeys(cell.depth for cell in cells):
@@ -83,18 +88,18 @@ def _overview(study: Study, cells: Sequence[Cell]) -> list[str]:
 
 
 def _mean(study: Study, cell: Cell) -> str:
-    digits = digits_of(study.metric)
+    digits = decimals(study.metric)
     return f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
 
 
 def _table(study: Study, cells: Sequence[Cell], has_published: bool) -> list[str]:
-    digits = digits_of(study.metric)
+    digits = decimals(study.metric)
     lines = [
         "| depth | technique | n | mean ± std | difference to plain |" + (" published |" if has_published else ""),
         "|---|---|---|---|---|" + ("---|" if has_published else ""),
     ]
     for cell in cells:
-        row = f"| {cell.depth or ''} | {title_of(cell.technique)} | {len(cell.runs)} | {_mean(study, cell)} "
+        row = f"| {cell.depth or ''} | {technique_title(cell.technique)} | {len(cell.runs)} | {_mean(study, cell)} "
         row += f"| {_difference(cell, digits)} |"
         if has_published:
             value = published_beside(study.metric, cell)
@@ -106,15 +111,16 @@ def _table(study: Study, cells: Sequence[Cell], has_published: bool) -> list[str
 def _difference(cell: Cell, digits: int) -> str:
     if cell.difference is None:
         return "" if cell.technique == PLAIN else "not compared"
-    value, half = cell.difference.value, cell.difference.half_width
-    if half is None:
+    value, interval = cell.difference.value, cell.difference.interval
+    if interval is None:
         return f"{value:+.{digits}f} ({'n too small' if len(cell.runs) < 2 else 'too little spread'} for an interval)"
-    return f"{value:+.{digits}f} [{value - half:+.{digits}f}, {value + half:+.{digits}f}]"
+    return f"{value:+.{digits}f} [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
 
 
 def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
     for cell in study.cells:
-        difference, half = (cell.difference.value, cell.difference.half_width) if cell.difference else (None, None)
+        difference = cell.difference
+        low, high = (difference and difference.interval) or (None, None)
         yield {
             "model": cell.model,
             "data": cell.data,
@@ -124,9 +130,9 @@ def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
             "n": len(cell.runs),
             "mean": cell.mean,
             "std": cell.std,
-            "difference": difference,
-            "interval_low": None if difference is None or half is None else difference - half,
-            "interval_high": None if difference is None or half is None else difference + half,
+            "difference": difference and difference.value,
+            "interval_low": low,
+            "interval_high": high,
             "published": published_beside(study.metric, cell),
         }
 
@@ -143,7 +149,7 @@ def _run_row(study: Study, cell: Cell, run: Run) -> dict[str, Any]:
         "depth": cell.depth,
         "technique": cell.technique,
         "seed": run.seed,
-        name_of(study.metric): f"{cell.values[cell.runs.index(run)]:.{digits_of(study.metric)}f}",
+        metric_column(study.metric): f"{cell.values[cell.runs.index(run)]:.{decimals(study.metric)}f}",
         "epochs": run.epochs_done,
         "hardware": on.strip() if hardware else "",
         "commit": (run.session.get("code") or {}).get("commit") or "",
@@ -152,10 +158,10 @@ def _run_row(study: Study, cell: Cell, run: Run) -> dict[str, Any]:
 
 
 def _command(run: Run) -> str:
-    """What was typed, without the place of the interpreter."""
-    words = str(run.session.get("command", "")).split()
-    start = next((index for index, word in enumerate(words) if Path(word).name == "train.py"), 0)
-    return " ".join([*(Path(word).name for word in words[start : start + 1]), *words[start + 1 :]])
+    """The command line as typed, without the place of the interpreter."""
+    arguments = str(run.session.get("command", "")).split()
+    start = next((index for index, argument in enumerate(arguments) if Path(argument).name == "train.py"), 0)
+    return " ".join([*(Path(argument).name for argument in arguments[start : start + 1]), *arguments[start + 1 :]])
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -163,6 +169,11 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _file_stem(model: str, data: str) -> str:
+    """Part of a file's name; what a run folder names its model and data never leads out of the report's folder."""
+    return re.sub(r"[^\w.+-]", "-", f"{model}_{data}")
 
 
 def _families(study: Study) -> list[tuple[str, str]]:

@@ -1,0 +1,240 @@
+"""Cells of a study: runs that differ in the seed alone, compared with the plain runs of their depth.
+
+Runs of the same model, data, depth and techniques form a cell; a cell is averaged over seeds, and over nothing else.
+"""
+
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Final
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from vitaos.config import LOCAL, TrainConfig, marked_keys
+from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
+
+__all__ = ["CONFIDENCE", "Cell", "Difference", "Study", "build_study", "welch_difference"]
+
+CONFIDENCE: Final = 0.95
+# Where a run ran, what it was called, how much it logged, and what every cell holds alike.
+_LOCAL: Final = (
+    *marked_keys(TrainConfig, LOCAL),
+    *("model.name", "depth", "model.keywords.depth"),  # the cell has them: deit_s12 with depth=24 is deit_s24
+    "model.keywords.reg_tokens",  # the technique's name has them
+)
+_MONITORED: Final = ("token_similarity", "hf_dc_ratio")  # measured by the monitor, on monitor.images images
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of one cell minus mean of the plain one, with its confidence interval by Welch's t.
+
+    ``interval`` (low, high) is None where none can be had: one of the two has a single run, or neither has any spread,
+    which shows the small number of runs and of held-out images rather than certainty.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+def welch_difference(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """Mean of `one` minus mean of `other` and its confidence interval; the variances may differ."""
+    value = mean(one) - mean(other)
+    if min(len(one), len(other)) < 2 or stdev(one) == stdev(other) == 0:
+        return Difference(value, None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # one side without spread is sound here
+        interval = ttest_ind(np.asarray(one), np.asarray(other), equal_var=False).confidence_interval(CONFIDENCE)
+    return Difference(value, (float(interval.low), float(interval.high)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in the seed alone, and what they reached."""
+
+    model: str
+    data: str
+    depth: int | None
+    technique: str
+    runs: tuple[Run, ...]
+    values: tuple[float, ...]
+    difference: Difference | None = None
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over seeds; None for one run."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a report shows.
+
+    Attributes:
+        cells: ordered by model, data, depth, plain first.
+        unfinished: runs that were left out.
+        metric: key of ``metrics.jsonl`` that was read, at the last epoch.
+        notes: comparisons that could not be made and why.
+        unreadable: run folders with damaged files.
+    """
+
+    cells: tuple[Cell, ...]
+    unfinished: tuple[Run, ...]
+    metric: str
+    notes: tuple[str, ...]
+    unreadable: tuple[UnreadableRun, ...] = ()
+
+    @property
+    def techniques(self) -> list[str]:
+        """In order of first appearance with plain in front: the numbers of the colors."""
+        return sorted(dict.fromkeys(cell.technique for cell in self.cells), key=lambda name: name != PLAIN)
+
+
+def build_study(
+    runs: Sequence[Run],
+    *,
+    technique_flags: Sequence[str],
+    metric: str = "auto",
+    unreadable: Sequence[UnreadableRun] = (),
+) -> Study:
+    """Group finished runs into cells and compare every cell with the plain one of its depth.
+
+    Args:
+        runs: all runs, finished or not.
+        technique_flags: as in :func:`read_runs`.
+        metric: a key of ``metrics.jsonl``; ``auto`` takes ``ema_top1`` if every finished run has it, else ``val_top1``.
+        unreadable: damaged run folders, to be listed.
+
+    Raises:
+        ValueError: no finished run; runs of a cell that differ in more than the seed, or do not differ at all (what
+            differs, and where, is in the message); a run without the metric.
+    """
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise ValueError(f"no finished run among {len(runs)} run folder(s): nothing to report yet")
+    if metric == "auto":
+        metric = "ema_top1" if all(run.metrics[-1].get("ema_top1") is not None for run in finished) else "val_top1"
+    groups: dict[tuple[str, str, int | None, str], list[Run]] = {}
+    for run in finished:
+        key = (run.model, str(run.config.get("data.name")), run.depth, run.technique)
+        groups.setdefault(key, []).append(run)
+    extra_keys = ("monitor",) if metric in _MONITORED else ()  # its settings matter to what it measures
+    is_known = any(metric in run.metrics[-1] for run in finished)
+    cells, without = [], []
+    for (model, data, depth, technique), members in groups.items():
+        if is_known and not any(metric in run.metrics[-1] for run in members):
+            without.append(f"{_describe(members[0])}: left out, its runs have no {metric}.")
+            continue
+        _check_only_seed_differs(members, extra_keys)
+        values = tuple(_value(run, metric) for run in members)
+        cells.append(Cell(model, data, depth, technique, tuple(members), values))
+    order = sorted(
+        cells, key=lambda cell: (cell.model, cell.data, cell.depth or 0, _rank(cell.technique, technique_flags))
+    )
+    compared, notes = _compare(order, technique_flags, extra_keys)
+    unfinished = tuple(run for run in runs if not run.is_finished)
+    return Study(compared, unfinished, metric, (*without, *notes), tuple(unreadable))
+
+
+def _compare(
+    cells: Sequence[Cell], technique_flags: Sequence[str], extra_keys: Collection[str]
+) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    plain = {(cell.model, cell.data, cell.depth): cell for cell in cells if cell.technique == PLAIN}
+    compared, notes = [], []
+    for cell in cells:
+        baseline = plain.get((cell.model, cell.data, cell.depth))
+        difference = None
+        if cell is not baseline:
+            name = _describe(cell)
+            if baseline is None:
+                notes.append(f"{name}: no finished plain run of this depth to compare with.")
+            else:
+                differing = _differing([cell.runs[0], baseline.runs[0]], {"seed", *technique_flags}, extra_keys)
+                if differing:
+                    notes.append(f"{name}: not compared with plain, because {differing}.")
+                else:
+                    difference = welch_difference(cell.values, baseline.values)
+        compared.append(replace(cell, difference=difference))
+    return tuple(compared), tuple(notes)
+
+
+def _describe(one: "Cell | Run") -> str:
+    depth = "" if one.depth is None else f", {one.depth} blocks"
+    return f"{one.model}{depth}, {one.technique}"
+
+
+def _check_only_seed_differs(runs: Sequence[Run], extra_keys: Collection[str]) -> None:
+    differing = _differing(runs, {"seed"}, extra_keys)
+    name = _describe(runs[0])
+    if differing:
+        raise ValueError(
+            f"the runs of {name} cannot be averaged, they differ in more than the seed: {differing}. "
+            "Report them apart (runs=...)"
+        )
+    by_seed: dict[Any, Run] = {}
+    for run in runs:
+        if run.seed in by_seed:
+            raise ValueError(
+                f"{by_seed[run.seed].path} and {run.path} are the same run of {name} (seed {run.seed}): averaging both "
+                "would count it twice. Leave one out (runs=...)"
+            )
+        by_seed[run.seed] = run
+
+
+def _differing(runs: Sequence[Run], ignored: set[str], extra_keys: Collection[str] = ()) -> str:
+    """Which keys differ between runs, with the values and a folder for each; empty when none do.
+
+    Of the keys that otherwise do not count, those below ``extra_keys`` do.
+    """
+    descriptions = []
+    fingerprints = [_fingerprint(run, {*_LOCAL, *ignored} - set(extra_keys)) for run in runs]
+    for key in sorted({key for fingerprint in fingerprints for key in fingerprint}):
+        values: dict[str, Path] = {}
+        for run, fingerprint in zip(runs, fingerprints, strict=True):
+            values.setdefault(str(fingerprint.get(key)), run.path)
+        if len(values) > 1:
+            places = " against ".join(f"{value} ({path.name})" for value, path in values.items())
+            descriptions.append(f"{key}: {places}")
+    return "; ".join(descriptions)
+
+
+def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
+    """What the run computed. How a global batch is cut into processes and micro-batches does not change it."""
+    prefixes = tuple(f"{name}." for name in ignored)
+    fingerprint = {
+        key: value for key, value in run.config.items() if key not in ignored and not key.startswith(prefixes)
+    }
+    world = run.session.get("world_size")
+    if isinstance(world, int) and "batch_size" in fingerprint:
+        fingerprint["global batch"] = fingerprint.pop("batch_size") * fingerprint.pop("accumulate", 1) * world
+    if run.metrics:  # data of one name in two places may be two datasets: their sizes differ
+        fingerprint["steps an epoch"] = run.metrics[-1].get("step", 0) / max(1, run.epochs_done)
+    return fingerprint
+
+
+def _value(run: Run, metric: str) -> float:
+    value = run.metrics[-1].get(metric)
+    if not isinstance(value, (int, float)):
+        if metric in run.metrics[-1]:
+            raise ValueError(
+                f"metric={metric}: it is no finite number in the last line of {run.path / 'metrics.jsonl'}"
+            )
+        known = sorted(key for key, item in run.metrics[-1].items() if isinstance(item, (int, float)))
+        raise ValueError(f"metric={metric}: the last line of {run.path / 'metrics.jsonl'} has {', '.join(known)}")
+    return float(value)
+
+
+def _rank(technique: str, technique_flags: Sequence[str]) -> tuple[int, list[int], str]:
+    """Plain first, then single techniques in the registry's order, then combinations."""
+    if technique == PLAIN:
+        return 0, [], ""
+    names = [part.partition("(")[0] for part in technique.split(" + ")]
+    known = [*technique_flags, REGISTERS]
+    return len(names), [known.index(name) for name in names], technique

@@ -1,0 +1,133 @@
+"""The files of a run folder, read as data: whatever they hold, they give plain values or an error that names the file.
+
+A folder may have been written by another program, cut off by a full disk or made to do harm: no interpolation is
+resolved, YAML aliases (which expand without end) are refused, and sizes are bounded.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from vitaos.metrics_reader import read_metrics
+
+__all__ = ["read_config", "read_epochs", "read_last_session"]
+
+_MAX_CONFIG_BYTES: Final = 1_000_000
+_OPTIONAL_INT: Final = (int, type(None))
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "depth": _OPTIONAL_INT,
+    "steps": _OPTIONAL_INT,
+    "epochs": (int,),
+    "batch_size": (int,),
+    "accumulate": (int,),
+    "skip_gain": (int, float, type(None)),
+}  # of the keys that a report computes with, where they are there
+
+
+class _DataLoader(yaml.SafeLoader):
+    """YAML's plain values alone, numbers as OmegaConf writes them (``1e-05`` is one), no aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="YAML aliases are refused", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+_DataLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping of a ``config.yaml``; interpolations stay the text that they are.
+
+    Raises:
+        ValueError: it is no file, too large, no YAML, or has values of the wrong type; the message names the file.
+        OSError: it cannot be read.
+    """
+    _require_file(path)
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} is larger than {_MAX_CONFIG_BYTES:,} bytes: no configuration of a run")
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_DataLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        where = " ".join(str(error).split())
+        raise ValueError(f"{path} is no YAML that a run writes: {where}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply: no configuration of a run") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {type(config).__name__}, not the keys of a configuration")
+    _check_types(path, config)
+    return config
+
+
+def _check_types(path: Path, config: Mapping[str, Any]) -> None:
+    for section in ("model", "data"):
+        if not isinstance(config.get(section), dict) or not isinstance(config[section].get("name"), str):
+            raise ValueError(f"{path}: {section}.name is missing or no text")
+    keywords = config["model"].get("keywords") or {}
+    if not isinstance(keywords, dict):
+        raise ValueError(f"{path}: model.keywords={keywords!r} is no mapping")
+    for prefix, values in (("", config), ("model.keywords.", keywords)):
+        for key, allowed in _TYPES.items():
+            if key in values and (not isinstance(values[key], allowed) or isinstance(values[key], bool)):
+                names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+                raise ValueError(f"{path}: {prefix}{key}={values[key]!r} is not {names}")
+    depths = keywords.get("depths") or ()
+    if not isinstance(depths, (list, tuple)) or not all(isinstance(depth, int) for depth in depths):
+        raise ValueError(f"{path}: model.keywords.depths={depths!r} is no list of integers")
+    try:
+        hash(config.get("seed"))
+    except TypeError:
+        raise ValueError(f"{path}: seed={config.get('seed')!r} is no number") from None
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, [] where there is no file.
+
+    Raises:
+        ValueError: it is a folder, or a line has no whole numbers as epoch and step; the message names the file.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return []
+    _require_file(path)
+    try:
+        lines = read_metrics(path)
+    except RecursionError as error:
+        raise ValueError(f"{path}: a line is nested too deeply") from error
+    for line in lines:
+        for key in ("epoch", "step"):
+            if type(line.get(key)) is not int:
+                raise ValueError(f"{path}: a line has {key}={line.get(key)!r}, which is no whole number")
+    return lines
+
+
+def read_last_session(path: Path) -> dict[str, Any]:
+    """The last start in ``environment.json``, {} where there is none.
+
+    Raises:
+        ValueError: there is something of that name, but not what a run writes; the message names it.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    _require_file(path)
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        last = dict(sessions[-1]) if sessions else {}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no list of sessions as a run writes it") from error
+    for key in ("hardware", "code"):
+        if not isinstance(last.get(key, {}), dict):
+            raise ValueError(f"{path}: {key}={last[key]!r} is no mapping")
+    return last
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
