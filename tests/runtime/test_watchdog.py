@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import IO
 import pytest
 
 from vitaos.runtime.watchdog import EXIT_RANK_LOST, Watchdog
+from vitaos.runtime.watchdog_link import Connection, Fault, Process, connect, listen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,3 +142,63 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on(job: Callable[..., Job]) -> N
 
 def test_one_process_has_nobody_to_watch() -> None:
     Watchdog(0, 1, lambda text: text).close()
+
+
+STRANGE: list[bytes] = [
+    '{"token": "é"}\n'.encode(),
+    b'{"token": "\\ud800"}\n',
+    b'{"token": null, "process": 3}\n{"token": 1}\n',
+    b"[" * 30_000 + b"\n",
+    b'{"token": ' + b"[" * 30_000 + b"\n",
+    b"x" * 200_000,
+    b"9" * 10_000 + b"\n",
+    b"\xff\xfe\n[]\n3\n",
+    b"",
+]
+
+
+def test_strange_packets_end_nothing(job: Callable[..., Job], tmp_path: Path) -> None:
+    ranks = job(silence_s=2.0)
+    invitation = json.loads((tmp_path / "invitation").read_text())
+    half_right = {"token": invitation["token"], "process": {"rank": "one"}}
+    links = []
+    for packet in (*STRANGE, json.dumps(half_right).encode() + b"\n"):
+        links.append(socket.create_connection(("localhost", invitation["port"])))
+        with contextlib.suppress(OSError):  # closed while the rest of a long one is sent
+            links[-1].sendall(packet)
+    time.sleep(3.0)
+    ranks.say("finish")
+    ranks.say("leave")
+    assert ranks.exit_codes()[0] == [0, 0, 0]
+    assert [ranks.log(rank) for rank in range(3)] == ["finished\n"] * 3
+    for link in links:
+        link.close()
+
+
+def test_what_is_no_message_is_none() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(ours)
+        theirs.sendall(b"[" * 20_000 + b'\n3\n"x"\n{"bye": true}\n')
+        assert list(connection.receive()) == [{"bye": True}]
+        assert not connection.closed
+    me = Process.me(1)
+    whole = {"process": vars(me), "why": "it died", "hung": False}
+    assert Fault.read(json.loads(json.dumps(whole))) == Fault(me, "it died", False)
+    for key, value in (("process", None), ("process", vars(me) | {"pid": "1"}), ("why", 3), ("hung", 1)):
+        assert Fault.read(whole | {key: value}) is None
+    assert Fault.read("lost") is None
+
+
+def test_the_port_is_open_on_the_rendezvous_interface_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for address in ("localhost", "127.0.0.1", "127.0.0.2"):
+        with listen(address, 2) as listener:
+            host, port = listener.getsockname()[:2]
+            assert host.startswith("127.")
+            connect((address, host), port, 5.0).close()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # a loopback name, and ranks on other machines
+    with listen("127.0.0.2", 2) as listener:
+        host, port = listener.getsockname()[:2]
+        assert host in ("::", "0.0.0.0")
+        connect(("127.0.0.1", host), port, 5.0).close()

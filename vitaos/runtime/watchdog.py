@@ -1,9 +1,8 @@
 """Notices a rank that died or hangs, says which, and ends the others, which would wait for it in a collective for ever.
 
 Every rank gives a sign of life from a thread, so that a long pause of the loop (compilation, an evaluation) is none.
-Rank 0
-listens: a closed connection is a death, seen at once; a silent one is a hang, seen after ``silence_s``. It tells the
-others and ends; they watch rank 0 in the same way. A rank that finishes signs off first.
+Rank 0 listens: a closed connection is a death, seen at once; a silent one is a hang, seen after ``silence_s``. It tells
+the others and ends; they watch rank 0 in the same way. A rank that finishes signs off first.
 
 Plain sockets instead of ``torch.distributed``'s TCPStore: a store cannot tell that a client's connection closed, and
 its calls block without limit when the process that serves it is stopped, which is one of the cases to be noticed.
@@ -16,99 +15,21 @@ import os
 import secrets
 import selectors
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final
 
-from vitaos.runtime.processes import machine, process_start
+from vitaos.runtime.processes import process_start
+from vitaos.runtime.watchdog_link import Connection, Fault, Process, connect, listen
 
 EXIT_RANK_LOST: Final = 76
 """Exit status of a process that ended because another rank died or hung."""
 _TICK_S: Final = 0.25
-_MAX_LINE_BYTES: Final = 1 << 16
-
-
-@dataclass(frozen=True)
-class _Process:
-    """A rank, as a person and a process table know it."""
-
-    rank: int
-    host: str
-    pid: int
-    start: int | None
-    machine: str
-
-    @classmethod
-    def me(cls, rank: int) -> "_Process":
-        return cls(rank, socket.gethostname(), os.getpid(), process_start(os.getpid()), machine())
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} (process {self.pid} on host {self.host})"
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Which rank is lost, and why, in words; ``hung`` when its process may still be there."""
-
-    process: _Process
-    why: str
-    hung: bool
-
-    @classmethod
-    def read(cls, message: dict[str, Any]) -> "_Fault":
-        return cls(_Process(**message["process"]), message["why"], message["hung"])
-
-
-class _Connection:
-    """A socket that carries JSON lines and never blocks."""
-
-    def __init__(self, link: socket.socket) -> None:
-        link.setblocking(False)
-        self.link = link
-        self.process: _Process | None = None
-        self.heard = time.monotonic()
-        self.closed = False
-        self.signed_off = False
-        self._buffer = b""
-
-    def send(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # a full or closed connection shows itself in receiving
-            self.link.send(json.dumps(message).encode() + b"\n")
-
-    def fault(self, silence_s: float) -> _Fault | None:
-        """What is wrong with the process at the other end, if anything."""
-        if self.process is None or self.signed_off:
-            return None
-        if self.closed:
-            return _Fault(self.process, "it died: its connection closed without a sign-off", False)
-        silent_s = time.monotonic() - self.heard
-        if silent_s > silence_s:
-            return _Fault(self.process, f"it hangs: no sign of life for {silent_s:.0f} s", True)
-        return None
-
-    def receive(self) -> Iterator[dict[str, Any]]:
-        """The messages that have come; sets :attr:`closed` at the end of the connection."""
-        try:
-            while data := self.link.recv(_MAX_LINE_BYTES):
-                self._buffer += data
-                if len(self._buffer) > _MAX_LINE_BYTES:
-                    break
-            self.closed = True
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.closed = True
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self.heard = time.monotonic()
-                    yield message
+_MAX_STRANGERS: Final = 64
+"""Connections that have not said who they are; beyond these the oldest is closed."""
 
 
 class Watchdog:
@@ -140,7 +61,7 @@ class Watchdog:
         say: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
     ) -> None:
         self.lost: str | None = None
-        self._me = _Process.me(rank)
+        self._me = Process.me(rank)
         self._world_size = world_size
         self._beat_s, self._silence_s, self._grace_s = beat_s, silence_s, grace_s
         self._before_exit, self._say = before_exit, say
@@ -150,18 +71,19 @@ class Watchdog:
             return
         address = os.environ.get("MASTER_ADDR", "localhost")
         if rank == 0:
-            self._listener = _listen(address)
+            self._listener = listen(address, world_size)
             self._token = secrets.token_hex(16)
-            self._connections: list[_Connection] = []
+            self._connections: list[Connection] = []
             self._arrived: set[int] = {0}
-            invitation = {"port": self._listener.getsockname()[1], "token": self._token, "hub": asdict(self._me)}
+            host, port = self._listener.getsockname()[:2]
+            invitation = {"host": host, "port": port, "token": self._token, "hub": asdict(self._me)}
             share(json.dumps(invitation))
             target = self._run_hub
         else:
             invitation = json.loads(share(""))
-            link = socket.create_connection((address, invitation["port"]), timeout=silence_s)
-            self._hub = _Connection(link)
-            self._hub.process = _Process(**invitation["hub"])
+            link = connect((address, invitation["host"]), invitation["port"], silence_s)
+            self._hub = Connection(link)
+            self._hub.process = Process(**invitation["hub"])
             self._hub.send(token=invitation["token"], process=asdict(self._me))
             target = self._run_member
         self._thread = threading.Thread(target=target, name="watchdog", daemon=True)
@@ -182,8 +104,8 @@ class Watchdog:
                 selector.select(_TICK_S)
                 now = self._forgive_own_pause(now, [hub])
                 for message in hub.receive():
-                    if "lost" in message:
-                        self._end(_Fault.read(message["lost"]))
+                    if (lost := Fault.read(message.get("lost"))) is not None:
+                        self._end(lost)
                         return
                     hub.signed_off |= "bye" in message
                 if hub.signed_off:
@@ -223,32 +145,47 @@ class Watchdog:
     def _accept(self, selector: selectors.BaseSelector) -> None:
         with contextlib.suppress(OSError):
             while True:  # until none is waiting, which is an OSError
-                connection = _Connection(self._listener.accept()[0])
+                connection = Connection(self._listener.accept()[0])
                 self._connections.append(connection)
                 selector.register(connection.link, selectors.EVENT_READ)
 
-    def _listen_to(self, connection: _Connection) -> None:
+    def _listen_to(self, connection: Connection) -> None:
         for message in connection.receive():
             if connection.process is not None:
                 connection.signed_off |= "bye" in message
-            elif hmac.compare_digest(str(message.get("token", "")), self._token):
-                connection.process = _Process(**message["process"])
-                self._arrived.add(connection.process.rank)
+            elif (process := self._introduced(message)) is not None:
+                connection.process = process
+                self._arrived.add(process.rank)
             else:
                 connection.closed = True  # a stranger on this port
+                return
+
+    def _introduced(self, message: dict[str, Any]) -> Process | None:
+        """The rank that a first message comes from; None when it does not come from a rank of this job."""
+        token = message.get("token")
+        if not isinstance(token, str):
+            return None
+        # As bytes: of texts, only ASCII can be compared in constant time.
+        if not hmac.compare_digest(token.encode("utf-8", errors="replace"), self._token.encode()):
+            return None
+        process = Process.read(message.get("process"))
+        return process if process is not None and 0 < process.rank < self._world_size else None
 
     def _drop_finished(self, selector: selectors.BaseSelector) -> None:
+        strangers = [connection for connection in self._connections if connection.process is None]
+        unwanted = strangers[:-_MAX_STRANGERS]
+        unwanted += [one for one in strangers if time.monotonic() - one.heard > self._silence_s]
         for connection in list(self._connections):
-            if connection.closed or connection.signed_off:
+            if connection.closed or connection.signed_off or connection in unwanted:
                 selector.unregister(connection.link)
                 connection.link.close()
                 self._connections.remove(connection)
 
-    def _absent(self) -> _Fault:
+    def _absent(self) -> Fault:
         rank = min(set(range(self._world_size)) - self._arrived)
-        return _Fault(_Process(rank, "unknown", 0, None, ""), "it never reported to rank 0", False)
+        return Fault(Process(rank, "unknown", 0, None, ""), "it never reported to rank 0", False)
 
-    def _beat(self, connections: list[_Connection], beaten: float) -> float:
+    def _beat(self, connections: list[Connection], beaten: float) -> float:
         now = time.monotonic()
         if now - beaten < self._beat_s:
             return beaten
@@ -256,7 +193,7 @@ class Watchdog:
             connection.send(beat=True)
         return now
 
-    def _forgive_own_pause(self, before: float, connections: list[_Connection]) -> float:
+    def _forgive_own_pause(self, before: float, connections: list[Connection]) -> float:
         """When this process itself was stopped for a while, the others' silence is not theirs: count it anew."""
         now = time.monotonic()
         if now - before > self._beat_s + _TICK_S:
@@ -264,12 +201,12 @@ class Watchdog:
                 connection.heard = now
         return now
 
-    def _tell_and_end(self, fault: _Fault) -> None:
+    def _tell_and_end(self, fault: Fault) -> None:
         for connection in self._connections:
             connection.send(lost=asdict(fault))
         self._end(fault)
 
-    def _end(self, fault: _Fault) -> None:
+    def _end(self, fault: Fault) -> None:
         if fault.process.rank == self._me.rank:
             self.lost = "The other ranks have ended without this one, which was silent for too long."
         else:
@@ -284,15 +221,7 @@ class Watchdog:
         os._exit(EXIT_RANK_LOST)
 
 
-def _listen(address: str) -> socket.socket:
-    if address in ("localhost", "127.0.0.1"):
-        return socket.create_server((address, 0))
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", 0))
-
-
-def _kill(process: _Process, me: _Process) -> None:
+def _kill(process: Process, me: Process) -> None:
     """Do not leave a hung rank of this machine behind: it is stopped or stuck and would end for nothing else."""
     here = process.machine == me.machine and process.host == me.host
     if here and process.start is not None and process_start(process.pid) == process.start:
