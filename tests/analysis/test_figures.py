@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.transforms import Bbox
 from small_backbones import sharpen, small_cait, small_swin, small_vit, with_techniques
 
 from vitaos.analysis import figures
 from vitaos.analysis.curves import gain_by_layer, similarity_to_previous
 from vitaos.analysis.export import csv_rows, write_csv, write_summary
-from vitaos.analysis.figures import drawings, new_figure, save_figures
+from vitaos.analysis.figures import caption, captioned_figure, drawings, save_figures
 from vitaos.analysis.measure import Analysis, measure
 from vitaos.analysis.spectrum import high_frequency_gain
 from vitaos.analysis.style import style
@@ -35,7 +35,7 @@ def runs() -> list[Analysis]:
     return [measure(model, [images], label=label) for model, label in zip(models, LABELS, strict=True)]
 
 
-def text_boxes(figure: Figure) -> list[tuple[str, Bbox]]:
+def text_boxes(figure: Figure, area: SubFigure) -> list[tuple[str, Bbox]]:
     """Every visible text outside the axes' data area, with its place in pixels."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
@@ -48,8 +48,9 @@ def text_boxes(figure: Figure) -> list[tuple[str, Bbox]]:
         for axis in (axes.xaxis, axes.yaxis)
         for tick in axis._update_ticks()
     ]
-    texts += [t for legend in figure.legends for t in legend.get_texts()]
-    texts += [t for t in (figure._supxlabel, figure._supylabel) if t is not None]
+    texts += [t for legend in area.legends for t in legend.get_texts()]
+    texts += [t for t in (area._supxlabel, area._supylabel) if t is not None]
+    texts += [t for part in figure.subfigs for t in part.texts if t not in texts]
     return [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text() and t.get_visible()]
 
 
@@ -58,9 +59,9 @@ def test_no_text_overlaps_or_leaves_the_figure(runs: list[Analysis], chosen: lis
     some = [runs[index] for index in chosen]
     with style():
         for drawing in drawings(some):
-            figure = new_figure(drawing.size)
-            drawing.draw(figure, some)
-            boxes = text_boxes(figure)
+            figure, area = captioned_figure(drawing.size, caption(some))
+            drawing.draw(area, some)
+            boxes = text_boxes(figure, area)
             page = figure.bbox.padded(2)
             for index, (text, box) in enumerate(boxes):
                 corners = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1

@@ -70,10 +70,11 @@ def test_several_runs_are_analysed_under_their_names(data: list[str], tmp_path: 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [(run["run"], run["images"], run["blocks"]) for run in summary] == [("plain", 20, 2), ("scaled", 20, 2)]
     assert summary[1]["attn_scale"]["mean"] == pytest.approx(0.5), "averaged weights where there are any"
+    assert [(run["weights"], run["step"], run["dataset"]) for run in summary] == [("ema", 1, "imagefolder")] * 2
 
 
 def test_weights_can_be_chosen_and_names_given(
-    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(analysis, "save_figures", lambda *_, **__: [])
     run = write_run(tmp_path / "scaled", data, "attnscale=true")
@@ -82,6 +83,11 @@ def test_weights_can_be_chosen_and_names_given(
     (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["run"] == "AttnScale"
     assert summary["attn_scale"]["mean"] == pytest.approx(0.25)
+    assert "raw weights at step 1, 4 images of imagefolder" in capsys.readouterr().out
+    before = (tmp_path / "out" / "numbers.csv").read_bytes()
+    second = analysis.analyze(compose([*words, "labels=[again]"]), WORLD)
+    assert {file.parent for file in second} == {tmp_path / "out_2"}, "an analysis is not overwritten"
+    assert (tmp_path / "out" / "numbers.csv").read_bytes() == before
     with pytest.raises(ValueError, match="expected 1 different labels"):
         analysis.analyze(compose([f"checkpoint={run}", "labels=[a,b]"]), WORLD)
 

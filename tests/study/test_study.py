@@ -13,7 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.stats import t as student_t
 
+from vitaos.analysis.figures import new_figure
 from vitaos.study.cells import Study, build_study, welch_difference
+from vitaos.study.figures import draw_by_depth
 from vitaos.study.labels import technique_title
 from vitaos.study.published import published
 from vitaos.study.report import write_report
@@ -353,3 +355,19 @@ def test_what_a_run_folder_holds_is_data(write: Write, tmp_path: Path, monkeypat
 def test_numbers_are_read_as_omegaconf_writes_them(write: Write, tmp_path: Path) -> None:
     write("a", 80.0, recipe={"lr": 1e-5})
     assert study(tmp_path).cells[0].runs[0].config["recipe.lr"] == 1e-5
+
+
+def lines_between_depths(result: Study) -> list[list[float]]:
+    figure = new_figure((3, 3))
+    draw_by_depth(figure, result, result.cells)
+    return [list(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+
+
+def test_a_line_joins_depths_that_differ_in_nothing_else(write: Write, tmp_path: Path) -> None:
+    for depth, rate in ((12, 5e-4), (24, 5e-4), (36, 1e-4)):
+        write(f"depth{depth}", 80.0, depth=depth, recipe={"lr": rate})
+    result = study(tmp_path)
+    assert lines_between_depths(result) == [[12, 24]]
+    text = write_report(result, tmp_path / "report")[0].read_text()
+    assert "24 and 36 blocks are not to be compared, and no line joins them: recipe.lr: 0.0005" in text
+    assert "12 and 24 blocks are" not in text

@@ -1,11 +1,12 @@
 """Figures with depth along the horizontal axis: features, attention maps and learned scales of one or several runs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vitaos.analysis.measure import LEARNED, Analysis, Array, AttentionMeasures, FeatureMeasures
@@ -13,6 +14,7 @@ from vitaos.analysis.spectrum import high_frequency_gain
 from vitaos.analysis.style import color, legend_below, log_scale, marker, shorten
 
 __all__ = [
+    "SPREAD_LABEL",
     "draw_effective_rank",
     "draw_high_frequency_gain",
     "draw_high_frequency_ratio",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 Segment = tuple[list[float], list[float], list[float]]  # x, mean, standard deviation
+SPREAD_LABEL: Final = "± std over images"
+_MOST_BANDS: Final = 2  # more of them, one on another, cannot be read
 
 
 def draw_high_frequency_ratio(figure: Any, analyses: Sequence[Analysis]) -> None:
@@ -48,7 +52,7 @@ def draw_effective_rank(figure: Any, analyses: Sequence[Analysis]) -> None:
 
 
 def draw_map_similarity(figure: Any, analyses: Sequence[Analysis]) -> None:
-    """Cosine similarity of each attention map to the one before it against depth."""
+    """Cosine similarity of each attention map, before AttnScale, to the one before it against depth."""
     axes = figure.subplots()
     for index, run in enumerate(analyses):
         _plot(axes, index, _by_stage(run, similarity_to_previous(run)))
@@ -154,14 +158,20 @@ def _feature_curves(figure: Any, analyses: Sequence[Analysis], name: str, ylabel
             )
             for rows in segments.values()
         ]
-        _plot(axes, index, curves)
-    _finish(figure, axes, analyses, ylabel)
+        _plot(axes, index, curves, of=len(analyses))
+    _finish(figure, axes, analyses, ylabel, spread=True)
     axes.set_xlabel("block (0: input of the first)")
     return axes
 
 
-def _plot(axes: Any, index: int, segments: list[Segment], **keywords: Any) -> None:
+def _plot(axes: Any, index: int, segments: list[Segment], *, of: int = 1, **keywords: Any) -> None:
+    """Curves of run number ``index`` of ``of``; spreads as bands, or as bars side by side where those would overlap."""
     for x, mean, std in segments:
+        if any(std) and of > _MOST_BANDS:
+            shifted = np.asarray(x) + 0.12 * (index - (of - 1) / 2)
+            look: dict[str, Any] = {"color": color(index), "marker": marker(index), "elinewidth": 0.6, "capsize": 1.2}
+            axes.errorbar(shifted, mean, yerr=std, linewidth=0.9, **look)
+            continue
         axes.plot(x, mean, color=color(index), marker=marker(index), **keywords)
         if any(std):
             center, spread = np.asarray(mean), np.asarray(std)
@@ -178,10 +188,12 @@ def _spread(axes: Any, block: float, values: Array, shade: str, *, heads: bool) 
         axes.vlines(block, *np.quantile(values, [0.1, 0.9]), color=shade, alpha=0.35, linewidth=2.2)
 
 
-def _finish(figure: Any, axes: Any, analyses: Sequence[Analysis], ylabel: str, *, dashed: bool = False) -> None:
+def _finish(
+    figure: Any, axes: Any, analyses: Sequence[Analysis], ylabel: str, *, dashed: bool = False, spread: bool = False
+) -> None:
     axes.set_ylabel(ylabel)
     _depth_axis(axes)
-    _legend(figure, analyses, dashed=dashed)
+    _legend(figure, analyses, dashed=dashed, spread=spread)
 
 
 def _depth_axis(axes: Any) -> None:
@@ -189,8 +201,9 @@ def _depth_axis(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=2))
 
 
-def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = False) -> None:
-    handles, labels = [], []
+def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = False, spread: bool = False) -> None:
+    handles: list[Any] = []
+    labels = []
     for index, run in enumerate(runs):
         if run is not None:
             handles.append(Line2D([], [], color=color(index), marker=marker(index)))
@@ -198,4 +211,10 @@ def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = Fals
     if dashed:
         handles.append(Line2D([], [], color="#555555", linestyle="--"))
         labels.append("without AttnScale")
+    if spread and len(runs) > _MOST_BANDS:
+        handles.append(Line2D([], [], linestyle="none", marker="|", markersize=7, color="#555555"))
+        labels.append(SPREAD_LABEL)
+    elif spread:
+        handles.append(Patch(facecolor="#555555", alpha=0.25))
+        labels.append(SPREAD_LABEL)
     legend_below(figure, handles, labels)

@@ -8,6 +8,7 @@ and ``y`` are frequencies in cycles per token, a channel, or the number of the o
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def _layer_rows(run: Analysis) -> Iterator[Row]:
 
 def summarize(run: Analysis) -> dict[str, Any]:
     """What one would quote of a run: measures behind the last block, means over blocks, means of learned scales."""
-    summary: dict[str, Any] = {"run": run.label, "images": run.images, "blocks": len(run.features) - 1}
+    summary: dict[str, Any] = {"run": run.label, **asdict(run.provenance), "images": run.images}
+    summary["blocks"] = len(run.features) - 1
     for name in run.features[0].values:
         values = [row.values[name].mean for row in run.features[1:]]
         summary[name] = {"last_block": values[-1], "mean_over_blocks": float(np.mean(values))}

@@ -1,5 +1,6 @@
 """The set of figures of an analysis: which there are, how large, and one page with all of them."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from vitaos.analysis import curves, maps
 from vitaos.analysis.measure import Analysis
 from vitaos.analysis.style import COLUMN, PAGE, legend_height, shorten, style
 
-__all__ = ["Drawing", "drawings", "new_figure", "save_figures"]
+__all__ = ["Drawing", "caption", "captioned_figure", "drawings", "new_figure", "save_figures"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
     labels = [shorten(run.label) for run in analyses]
     if curves.has_applied(analyses):
         labels.append("without AttnScale")
+    labels.append(curves.SPREAD_LABEL)
     small = (COLUMN, 2.1 + legend_height(labels, COLUMN))
     below = legend_height(labels, PAGE)
     blocks = max(len(maps.square_layers(run)) for run in analyses)
@@ -60,13 +62,13 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
         Drawing(
             "spectral_response_heat_map",
             "Spectral response of attention",
-            (_width(panels, 1.9), (1.3 + 0.07 * blocks) * panel_rows),
+            (_width(panels, 1.9), (1.3 + 0.09 * blocks) * panel_rows),
             maps.draw_response_heat_map,
         ),
         Drawing(
             "head_gain",
             "High-frequency gain by head",
-            (_width(panels, 1.6), (1.3 + 0.07 * blocks) * panel_rows),
+            (_width(panels, 1.6), (1.3 + 0.09 * blocks) * panel_rows),
             maps.draw_head_gain,
         ),
         Drawing(
@@ -99,8 +101,8 @@ def save_figures(analyses: Sequence[Analysis], folder: Path, *, pdf: bool = Fals
     chosen = drawings(analyses)
     with style():
         for drawing in chosen:
-            figure = new_figure(drawing.size)
-            drawing.draw(figure, analyses)
+            figure, area = captioned_figure(drawing.size, caption(analyses))
+            drawing.draw(area, analyses)
             for suffix in (".png", ".pdf") if pdf else (".png",):
                 written.append(folder / f"{drawing.name}{suffix}")
                 figure.savefig(written[-1])
@@ -116,6 +118,24 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return figure
 
 
+def caption(analyses: Sequence[Analysis]) -> list[str]:
+    """Which weights and images the figures show: one line where all runs agree, else one line a run."""
+    described = [run.provenance.describe(run.images) for run in analyses]
+    if len(set(described)) == 1:
+        return described[:1]
+    return [f"{shorten(run.label)}: {text}" for run, text in zip(analyses, described, strict=True)]
+
+
+def captioned_figure(size: tuple[float, float], lines: Sequence[str]) -> tuple[Figure, Any]:
+    """A figure with these lines, small, below everything else, and the sub-figure of ``size`` (inches) to draw in."""
+    wrapped = [part for line in lines for part in textwrap.wrap(line, int(size[0] / 0.047))]
+    added = 0.11 * len(wrapped) + 0.06
+    figure = new_figure((size[0], size[1] + added))
+    area, foot = figure.subfigures(2, 1, height_ratios=[size[1], added], hspace=0, squeeze=False)[:, 0]
+    foot.text(0.04 / size[0], 0.5, "\n".join(wrapped), fontsize=6, color="#555555", va="center")
+    return figure, area
+
+
 def _overview(chosen: Sequence[Drawing], analyses: Sequence[Analysis]) -> Figure:
     """Figures packed into rows of two columns of a page, wide ones alone."""
     rows: list[list[Drawing]] = []
@@ -127,9 +147,8 @@ def _overview(chosen: Sequence[Drawing], analyses: Sequence[Analysis]) -> Figure
             rows.append([drawing])
     title = 0.3
     heights = [max(one.size[1] for one in row) + title for row in rows]
-    figure = Figure(figsize=(3 * COLUMN, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    lines = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    figure, area = captioned_figure((3 * COLUMN, sum(heights)), caption(analyses))
+    lines = area.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for line, row in zip(lines, rows, strict=True):
         widths = [one.size[0] for one in row]
         spare = 3 * COLUMN - sum(widths)

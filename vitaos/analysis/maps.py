@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vitaos.analysis.curves import has_applied, head_gains
 from vitaos.analysis.measure import Analysis, Array, AttentionMeasures, FeatureMeasures
@@ -101,7 +101,8 @@ def draw_response_heat_map(figure: Any, analyses: Sequence[Analysis]) -> None:
     panels = run_panels(analyses)
     grids = [_response_grid(run, applied) for run, applied in panels]
     stacked = np.concatenate([grid.ravel() for grid in grids])
-    norm = LogNorm(*_log_range(stacked))
+    low, high = _log_range(stacked)
+    norm = LogNorm(low, high)
     all_axes = _panels(figure, panels)
     for axes, grid in zip(all_axes, grids, strict=True):
         image = axes.imshow(
@@ -113,8 +114,11 @@ def draw_response_heat_map(figure: Any, analyses: Sequence[Analysis]) -> None:
             interpolation="nearest",
         )
         axes.set_xticks([-0.5, 0, 0.5], _HALVES)
-        axes.set_xlabel("frequency (cycles per token)" if len(panels) < 3 else "frequency")
-    figure.colorbar(image, ax=all_axes, label="spectral response", pad=0.02)
+        axes.set_xlabel("frequency (cycles per token)" if len(panels) < 3 else "cycles / token")
+    bar = figure.colorbar(image, ax=all_axes, label="spectral response", pad=0.02, ticks=LogLocator(subs=(1, 2, 5)))
+    bar.minorticks_off()
+    if low > 1e-3:
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def draw_head_gain(figure: Any, analyses: Sequence[Analysis]) -> None:
@@ -143,6 +147,7 @@ def draw_head_gain(figure: Any, analyses: Sequence[Analysis]) -> None:
 def draw_map_similarity_matrix(figure: Any, analyses: Sequence[Analysis]) -> None:
     """Cosine similarity of the attention maps of every pair of blocks; gray where maps cannot be compared."""
     all_axes = _panels(figure, [(run, False) for run in analyses])
+    label = "cosine similarity" + (", without AttnScale" if has_applied(analyses) else "")
     lowest = min(0.0, *(float(np.nanmin(run.map_similarity)) for run in analyses))  # talking heads reach below 0
     for axes, run in zip(all_axes, analyses, strict=True):
         count = len(run.attention)
@@ -160,7 +165,12 @@ def draw_map_similarity_matrix(figure: Any, analyses: Sequence[Analysis]) -> Non
         ticks = _ticks(count)
         axes.set_xticks(ticks)
         axes.set_yticks(ticks)
-    figure.colorbar(image, ax=all_axes, label="cosine similarity", pad=0.02)
+    figure.colorbar(
+        image,
+        ax=all_axes,
+        label=label,
+        pad=0.02,
+    )
 
 
 def draw_feature_spectrum(figure: Any, analyses: Sequence[Analysis]) -> None:
@@ -180,7 +190,8 @@ def draw_feature_spectrum(figure: Any, analyses: Sequence[Analysis]) -> None:
             axes.set_visible(False)
         if len(analyses) > 1:
             line[0].set_ylabel(shorten(run.label, 18), fontsize=7)
-    figure.supxlabel("horizontal and vertical frequency of the map of tokens, zero in the middle", fontsize=7)
+    axis = "horizontal and vertical frequency of the map of tokens (cycles per token): 0 in the middle, ½ at the edges"
+    figure.supxlabel(axis, fontsize=7)
     figure.colorbar(image, ax=list(panels.flat), label="log$_{10}$ amplitude / DC", pad=0.02)
 
 
@@ -211,7 +222,8 @@ def _panels(figure: Any, panels: Sequence[tuple[Analysis, bool]]) -> list[Any]:
     grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
     all_axes = list(grid.flat)
     for axes, (run, applied) in zip(all_axes, panels, strict=False):
-        axes.set_title(shorten(run.label, 22) + ("\nAttnScale applied" if applied else ""), fontsize=7)
+        which = "" if not has_applied([run]) else "\nwith AttnScale" if applied else "\nwithout AttnScale"
+        axes.set_title(shorten(run.label, 22) + which, fontsize=7)
         axes.set_facecolor(_EMPTY)
         axes.grid(visible=False)
         axes.set_yticks(_ticks(len(square_layers(run))))
@@ -223,9 +235,9 @@ def _panels(figure: Any, panels: Sequence[tuple[Analysis, bool]]) -> list[Any]:
 
 
 def _ticks(count: int) -> list[int]:
-    step = next(step for step in (1, 2, 3, 4, 6, 8, 12, 100) if count / step <= 8)
-    first = 2 * step if step <= 3 else step  # 2 or 3 would touch 1
-    return [1, *range(first, count + 1, step)] if step > 1 else list(range(1, count + 1))
+    """Block numbers to label: all of up to 12, else 1 and the multiples of a step."""
+    step = next(step for step in (1, 4, 6, 8, 12, 24, count) if count / step <= 12)
+    return list(range(1, count + 1)) if step == 1 else [1, *range(step, count + 1, step)]
 
 
 def _response_grid(run: Analysis, applied: bool) -> Array:

@@ -27,7 +27,16 @@ from vitaos.analysis.spectrum import (
 )
 from vitaos.analysis.streaming import RunningMoments
 
-__all__ = ["LEARNED", "Analysis", "AttentionMeasures", "FeatureMeasures", "Moments", "learned_scales", "measure"]
+__all__ = [
+    "LEARNED",
+    "Analysis",
+    "AttentionMeasures",
+    "FeatureMeasures",
+    "Moments",
+    "Provenance",
+    "learned_scales",
+    "measure",
+]
 
 Array = NDArray[np.float64]
 LEARNED = {"attn_scale": "w", "feat_scale_dc": "s", "feat_scale_hf": "t"}  # parameter -> the paper's letter
@@ -85,6 +94,30 @@ class AttentionMeasures:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Which weights were measured, and on which images.
+
+    Attributes:
+        weights: ``ema``, ``raw`` or ``untrained``; None where unknown.
+        step: training step of the weights; None where unknown.
+        dataset: name of the images' dataset; None where unknown.
+    """
+
+    weights: str | None = None
+    step: int | None = None
+    dataset: str | None = None
+
+    def describe(self, images: int) -> str:
+        """One line: ``EMA weights at step 440, 256 images of digits``; what is unknown is left out."""
+        parts = []
+        if self.weights is not None:
+            weights = {"ema": "EMA weights", "raw": "raw weights"}.get(self.weights, "untrained")
+            parts.append(weights if self.step is None else f"{weights} at step {self.step:,}")
+        parts.append(f"{images} images" + (f" of {self.dataset}" if self.dataset else ""))
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Everything measured on one model.
 
@@ -95,6 +128,7 @@ class Analysis:
         attention: every attention module, in order.
         map_similarity: (L, L) over ``attention``; NaN between maps of different sizes, stages or window positions.
         learned: parameter (``attn_scale``, ...) -> module -> values; empty without techniques.
+        provenance: which weights, and which images.
     """
 
     label: str
@@ -103,6 +137,7 @@ class Analysis:
     attention: list[AttentionMeasures]
     map_similarity: Array
     learned: dict[str, dict[str, Array]]
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 def measure(
@@ -113,6 +148,7 @@ def measure(
     images: int | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    provenance: Provenance | None = None,
 ) -> Analysis:
     """Run a model over normalized images and measure every block and every attention module.
 
@@ -123,6 +159,7 @@ def measure(
         images: stop after so many (all by default).
         device: where to run; the model must be there already.
         progress: called after each batch with the number of images seen.
+        provenance: which weights and dataset these are, for figures and summary.
 
     Raises:
         ValueError: if the model has no attention that can be read, or there are no images.
@@ -152,7 +189,7 @@ def measure(
                 break
     if seen == 0:
         raise ValueError(f"no images to measure {label} on: the validation set is empty")
-    return gathered.result(label, seen)
+    return gathered.result(label, seen, provenance or Provenance())
 
 
 def learned_scales(model: nn.Module) -> dict[str, dict[str, Array]]:
@@ -214,7 +251,7 @@ class _Gathered:
             self.similarity.setdefault(tuple(members), RunningMoments()).update(map_similarity(maps_LBD))
         self._maps.clear()
 
-    def result(self, label: str, images: int) -> Analysis:
+    def result(self, label: str, images: int, provenance: Provenance) -> Analysis:
         count = len(self.layout.attention)
         similarity = np.full((count, count), np.nan)
         for members, moments in self.similarity.items():
@@ -226,6 +263,7 @@ class _Gathered:
             attention=[self._attention(index) for index in range(count)],
             map_similarity=similarity,
             learned=learned_scales(self.model),
+            provenance=provenance,
         )
 
     def _features(self, index: int) -> FeatureMeasures:

@@ -92,7 +92,7 @@ def log_scale(axes: Any) -> None:
     if decades < 0.7:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     elif decades < 3:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if decades < 1.3 else (1, 2, 5)))
     if decades < 4:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,6 +1,6 @@
 """An analysis of one or several models: what is looked at, on which images, and where the figures go."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitaos.analysis.export import write_csv, write_summary
 from vitaos.analysis.figures import save_figures
-from vitaos.analysis.measure import Analysis, measure
+from vitaos.analysis.measure import Analysis, Provenance, measure
 from vitaos.assembly import builders
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint, untrained
 from vitaos.assembly.fingerprint import shape_labels
@@ -29,11 +29,20 @@ def analyze(config: AnalyzeConfig, world: World) -> list[Path]:
     checkpoints = _checkpoints(config)
     labels = _labels(config, checkpoints)
     analyses = [_analyze_one(config, path, label, world) for path, label in zip(checkpoints, labels, strict=True)]
-    folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(Path(config.out))
     write_csv(analyses, folder / "numbers.csv")
     write_summary(analyses, folder / "summary.json")
     return [*save_figures(analyses, folder, pdf=config.pdf), folder / "numbers.csv", folder / "summary.json"]
+
+
+def _new_folder(wanted: Path) -> Path:
+    """The folder for the figures: the one asked for, or where that holds an analysis already, the next free number."""
+    folder, number = wanted, 1
+    while (folder / "summary.json").exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _checkpoints(config: AnalyzeConfig) -> list[str | None]:
@@ -68,9 +77,11 @@ def _label(config: AnalyzeConfig, checkpoint: str | None) -> str:
 
 def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, world: World) -> Analysis:
     target = resolve_checkpoint(config, checkpoint) if checkpoint else untrained(config)
-    print(f"{label}: {target.path or 'random weights'}, images of {target.data.name}", flush=True)
+    weights = _chosen_weights(config, target)
+    provenance = Provenance(weights, _step(target), target.data.name)
+    print(f"{label}: {target.path or 'random weights'}", flush=True)
     with closing(build_loader(config, target, world)) as loader:
-        model = _model(config, target, len(loader.class_names)).to(world.device)
+        model = _model(target, weights, len(loader.class_names)).to(world.device)
         normalize = builders.build_normalize(target.data)
 
         def batches() -> Iterator[Tensor]:
@@ -78,12 +89,33 @@ def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, worl
                 yield normalize(batch.images.to(world.device))
 
         with build_precision(config.precision, world.device).autocast():
-            return measure(model, batches(), label=label, images=config.images, device=world.device)
+            measured = measure(
+                model,
+                batches(),
+                label=label,
+                images=config.images,
+                device=world.device,
+                provenance=provenance,
+            )
+    print(f"  {provenance.describe(measured.images)}", flush=True)
+    return measured
 
 
-def _model(config: AnalyzeConfig, target: EvalTarget, classes_of_images: int) -> nn.Module:
+def _chosen_weights(config: AnalyzeConfig, target: EvalTarget) -> str:
+    if target.path is None:
+        return "untrained"
+    return target.choose_weights("both" if config.weights == "auto" else config.weights)[-1]
+
+
+def _step(target: EvalTarget) -> int | None:
+    """The training step of a checkpoint; None for files that do not record one."""
+    progress = target.content.get("progress")
+    step = progress.get("step") if isinstance(progress, Mapping) else None
+    return step if isinstance(step, int) else None
+
+
+def _model(target: EvalTarget, weights: str, classes_of_images: int) -> nn.Module:
     model = build_model(target, len(target.class_names or ()) or classes_of_images)
     if target.path is not None:
-        chosen = target.choose_weights("both" if config.weights == "auto" else config.weights)[-1]
-        target.load_weights(model, chosen)
+        target.load_weights(model, weights)
     return model

@@ -16,7 +16,7 @@ from scipy.stats import ttest_ind
 from vitaos.config import LOCAL, TrainConfig, marked_keys
 from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
 
-__all__ = ["CONFIDENCE", "Cell", "Difference", "Study", "build_study", "welch_difference"]
+__all__ = ["CONFIDENCE", "Cell", "Difference", "Study", "build_study", "depth_differences", "welch_difference"]
 
 CONFIDENCE: Final = 0.95
 # Where a run ran, what it was called, how much it logged, and what every cell holds alike.
@@ -141,6 +141,11 @@ def build_study(
     compared, notes = _compare(order, technique_flags, extra_keys)
     unfinished = tuple(run for run in runs if not run.is_finished)
     return Study(compared, unfinished, metric, (*without, *notes), tuple(unreadable))
+
+
+def depth_differences(shallow: Cell, deep: Cell) -> str:
+    """What differs between two cells of one family beside depth and seed, as text; empty where nothing does."""
+    return _differing([shallow.runs[0], deep.runs[0]], {"seed"})
 
 
 def _compare(

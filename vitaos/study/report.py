@@ -3,12 +3,13 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import style
-from vitaos.study.cells import Cell, Study
+from vitaos.study.cells import Cell, Study, depth_differences
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
 from vitaos.study.labels import axis_label, decimals, metric_column, metric_title, technique_title
 from vitaos.study.published import SOURCE, published_beside
@@ -53,6 +54,7 @@ def _markdown(study: Study, figures: Sequence[Path]) -> str:
         lines += ["", f"## {model} on {data}", "", *_overview(study, cells), "", *_table(study, cells, has_published)]
         if has_published:
             lines += ["", f"Published: {SOURCE}."]
+        lines += list(_depth_notes(study, cells))
         for figure in figures:
             if figure.stem.endswith(f"_{_file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
@@ -71,6 +73,20 @@ def _markdown(study: Study, figures: Sequence[Path]) -> str:
             keys = ("run", "seed", metric_column(study.metric), "epochs", "hardware", "command")
             lines.append("| " + " | ".join(str(row[key]).replace("|", "\\|") for key in keys) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _depth_notes(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
+    """Which depths are not to be compared, since their runs differ in more than the depth."""
+    found = set()
+    for technique in study.techniques:
+        own = [cell for cell in cells if cell.technique == technique]
+        for shallow, deep in pairwise(own):
+            differing = depth_differences(shallow, deep)
+            if differing and (shallow.depth, deep.depth) not in found:
+                found.add((shallow.depth, deep.depth))
+                yield ""
+                depths = f"{shallow.depth} and {deep.depth} blocks"
+                yield f"{depths} are not to be compared, and no line joins them: {differing}."
 
 
 def _overview(study: Study, cells: Sequence[Cell]) -> list[str]:
