@@ -16,21 +16,24 @@ from vitaos.engine.precision import build_precision, enable_determinism
 from vitaos.engine.trainer import Trainer
 from vitaos.outputs.run_dir import RunDir
 from vitaos.runtime.preemption import Preemption
+from vitaos.runtime.watchdog import Watchdog
 from vitaos.runtime.world import initialize
 
 
 def main(config: TrainConfig) -> int:
     """One run, from its checked configuration to its exit status."""
-    # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. Requests to
-    # leave are heard before anything is taken. The data is opened before the run folder, so that a refused run leaves
-    # none; the folder is locked before the model is built, since it says where the run goes on. Weights are loaded
-    # last, into the finished trainer, so that a resumed run starts from exactly the objects of a new one.
+    # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. The ranks
+    # watch each other before any waits for another, and requests to leave are heard before anything is taken. The data
+    # is opened before the run folder, so that a refused run leaves none; the folder is locked before the model is
+    # built, since it says where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
+    # run starts from exactly the objects of a new one.
     builders.check_possible(config)
     if config.deterministic:
         enable_determinism()
     world = initialize(config.device)
     folder = RunDir(Path(config.out) / fingerprint.run_name(config, world.size))
     with ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(world.rank, world.size, world.broadcast_object))
         preemption = stack.enter_context(Preemption())
         stack.callback(folder.close)
         loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
@@ -39,6 +42,7 @@ def main(config: TrainConfig) -> int:
         loaded = builders.load_initial_weights(config, model) if found is None else None
         schedule = builders.build_schedule(config, loaders.train.steps_per_epoch, world.size)
         outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
+        watchdog.before_exit = outputs.finish_saves
         outputs.log(session.run_summary(config, world, loaders, model))
         outputs.log(str(loaded) if loaded else None)
 

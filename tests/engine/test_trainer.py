@@ -194,6 +194,19 @@ def test_skipped_steps_are_counted_and_leave_the_means_alone() -> None:
     assert all(math.isfinite(value) for record in sink.records for value in record.values())
 
 
+def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run() -> None:
+    sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    trainer = make_trainer(
+        ALONE, transform=NaNTransform(*range(9, 99)), nonfinite="skip", sinks=[sink], checkpoints=checkpoints, epochs=9
+    )
+    with pytest.raises(NonFiniteError, match=r"every step of epoch 3 was skipped.*15 of 24 steps in all"):
+        trainer.fit()
+    assert [line["epoch"] for line in sink.lines] == [0, 1, 2]
+    assert math.isfinite(sink.lines[1]["train_loss"])
+    assert math.isnan(sink.lines[2]["train_loss"]), "no step, no loss; not a loss of 0"
+    assert checkpoints.saved[-1][1]["progress"]["step"] == 24
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     def train(**keywords: int) -> dict[str, Any]:
         trainer = make_trainer(ALONE, model=tiny_vit(), epochs=1, **keywords)

@@ -1,7 +1,8 @@
 """Ranks that do nothing but be watched: one process imports, then forks each job's ranks.
 
 A line ``FOLDER WORLD_SIZE SILENCE_S`` on standard input starts a job. In its folder appear ``pids.json`` when all ranks
-watch, ``codes.json`` when all have ended, and ``RANK.log``; ``RANK.finish`` and ``RANK.leave`` say so to a rank.
+watch, ``codes.json`` when all have ended, and ``RANK.log``; ``RANK.finish``, ``RANK.leave``,
+``RANK.refuse`` (a ValueError) and ``RANK.break`` (another error) say so to a rank.
 """
 
 import json
@@ -27,13 +28,21 @@ def _rank(folder: Path, rank: int, world_size: int, silence_s: float) -> None:
             time.sleep(0.01)
         return invitation.read_text()
 
-    watchdog = Watchdog(
-        rank, world_size, share, silence_s=silence_s, beat_s=0.5, say=lambda message: print(message, file=log)
-    )
-    (folder / f"{rank}.ready").touch()
-    while not (folder / f"{rank}.finish").exists():
-        time.sleep(0.02)
-    watchdog.close()
+    try:
+        with Watchdog(
+            rank, world_size, share, silence_s=silence_s, beat_s=0.5, say=lambda message: print(message, file=log)
+        ):
+            (folder / f"{rank}.ready").touch()
+            while not (folder / f"{rank}.finish").exists():
+                if (folder / f"{rank}.refuse").exists():
+                    raise ValueError("something for the user to mend")
+                if (folder / f"{rank}.break").exists():
+                    raise RuntimeError("a collective failed")
+                time.sleep(0.02)
+    except ValueError:
+        os._exit(2)
+    except RuntimeError:
+        os._exit(1)
     while not (folder / f"{rank}.leave").exists():
         time.sleep(0.02)
     print("finished", file=log)

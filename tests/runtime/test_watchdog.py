@@ -140,6 +140,30 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on(job: Callable[..., Job]) -> N
     assert ranks.exit_codes()[0] == [0, 0, 0]
 
 
+def test_a_mistake_that_all_ranks_find_accuses_nobody(job: Callable[..., Job]) -> None:
+    ranks = job()
+    ranks.say("refuse")
+    assert ranks.exit_codes()[0] == [2, 2, 2]
+    assert [ranks.log(rank) for rank in range(3)] == [""] * 3
+
+
+def test_a_mistake_that_one_rank_finds_ends_the_others(job: Callable[..., Job]) -> None:
+    ranks = job()
+    ranks.say("refuse", 1)
+    codes, seconds = ranks.exit_codes()
+    assert seconds < 15
+    assert codes == [EXIT_RANK_LOST, 2, EXIT_RANK_LOST]
+    assert "Lost rank 1" in ranks.log(0)
+
+
+def test_a_collective_that_fails_with_a_dead_rank_names_it(job: Callable[..., Job]) -> None:
+    ranks = job()
+    ranks.send(2, signal.SIGKILL)
+    ranks.say("break", 0, 1)
+    assert ranks.exit_codes()[0] == [EXIT_RANK_LOST, EXIT_RANK_LOST, -signal.SIGKILL]
+    assert "Lost rank 2" in ranks.log(1)
+
+
 def test_one_process_has_nobody_to_watch() -> None:
     Watchdog(0, 1, lambda text: text).close()
 

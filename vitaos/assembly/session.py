@@ -21,7 +21,6 @@ from vitaos.outputs.environment import append_session, describe_session, version
 from vitaos.outputs.run_dir import RunDir
 from vitaos.outputs.sinks import RunSinks
 from vitaos.runtime.preemption import EXIT_PREEMPTED, mark_preempted
-from vitaos.runtime.watchdog import Watchdog
 from vitaos.runtime.world import World
 
 EXIT_NONFINITE: Final = 3
@@ -181,15 +180,11 @@ def checkpoint_metadata(config: TrainConfig, loaders: Loaders, world: World) -> 
 
 
 def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
-    """Train to the end while the ranks watch each other, and log how it ended.
-
-    A rank that dies or hangs ends the others, by name (:class:`Watchdog`); so this signs off only where all ranks end
-    alike.
+    """Train to the end, see to it that everything is on disk, and log how it ended.
 
     Returns:
         The exit status: 0, that of a preempted run, ``EXIT_NONFINITE`` or ``EXIT_UNSAVED``.
     """
-    watchdog = Watchdog(world.rank, world.size, world.broadcast_object, before_exit=outputs.finish_saves)
     try:
         outcome = trainer.fit()
     except NonFiniteError as error:
@@ -199,7 +194,6 @@ def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:
         status, summary = _outcome_summary(outcome, outputs.folder)
         state = "the state is saved, the same command goes on from here" if outcome.status == "preempted" else ""
     unsaved = world.broadcast_object(outputs.finish())
-    watchdog.close()
     if unsaved:
         status, state = EXIT_UNSAVED, ""
     outputs.log("; ".join(text for text in (summary, state) if text))

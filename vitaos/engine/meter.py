@@ -1,5 +1,6 @@
 """What the loop says while it runs: loss, norm and rate of the last steps, fetched without waiting for the device."""
 
+import math
 import time
 from typing import Any
 
@@ -71,14 +72,14 @@ class Meter:
             return None
         values, self._reading = self._reading.values(), None
         loss, norm, steps, skipped, first_bad, *scale = values
-        counted = max(steps - self._before[2], 1)
+        counted = steps - self._before[2]
         now = time.perf_counter()
         images = (self._progress.step - self._shown_step) * self._progress.global_batch
         record = {
             "epoch": self._progress.epoch,
             "step": self._read_step,
-            "loss": (loss - self._before[0]) / FIXED_POINT * self._ranks / counted,
-            "grad_norm": (norm - self._before[1]) / counted,
+            "loss": (loss - self._before[0]) / FIXED_POINT * self._ranks / counted if counted else math.nan,
+            "grad_norm": (norm - self._before[1]) / counted if counted else math.nan,
             "skipped_steps": int(skipped),
             "images_per_s": images / max(now - self._shown, 1e-9),
         }

@@ -1,5 +1,6 @@
 """Where a run stands: plain numbers on the host, running sums on the device."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ class Progress:
         step: global steps done.
         epoch: epoch in work, 0-based; it ends when its evaluation is recorded.
         evaluated_step: step whose evaluation was recorded last; -1 before the first.
-        metrics_lines: lines of metrics written; lines beyond them in a file belong to a future that was lost.
+        metrics_lines: lines of metrics recorded since the run began.
         best_top1, best_step: best top-1 accuracy so far, of raw or averaged weights, and its step.
         train_seconds, epoch_seconds: time spent in training steps, in all and in this epoch.
         seed, global_batch, steps_per_epoch: what the draws and the order of images depend on; must be the same on
@@ -120,10 +121,13 @@ class Sums:
         self.loss.copy_(state["loss"] if world.is_main else torch.zeros_like(state["loss"]))
 
     def means(self, world: World) -> dict[str, float]:
-        """Mean loss and gradient norm over the epoch's steps so far; a collective call that waits for the device."""
+        """Mean loss and gradient norm over the epoch's steps so far, NaN when none of them counted.
+
+        A collective call that waits for the device.
+        """
         total = self.over_ranks(world)
-        steps = max(int(total["steps"]), 1)
+        steps = int(total["steps"])
         return {
-            "train_loss": int(total["loss"]) / FIXED_POINT / steps,
-            "grad_norm": float(total["norm"]) / steps,
+            "train_loss": int(total["loss"]) / FIXED_POINT / steps if steps else math.nan,
+            "grad_norm": float(total["norm"]) / steps if steps else math.nan,
         }

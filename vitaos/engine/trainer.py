@@ -5,6 +5,7 @@ before it. So a state saved between any two steps continues as the run that was 
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -117,6 +118,7 @@ class Trainer:
         )
         self._ddp_is_warm = world.size == 1
         self._leave_flag: PendingFlag | None = None
+        self._skipped_before = 0
 
     # The story.
 
@@ -124,8 +126,10 @@ class Trainer:
         """Train to the end, from wherever the state stands.
 
         Raises:
-            NonFiniteError: on all ranks, after saving the state before the step, when settings.nonfinite is "stop".
+            NonFiniteError: on all ranks, after saving: before a step that is not finite when settings.nonfinite is
+                "stop", after an epoch of nothing but such steps when it is "skip".
         """
+        self._skipped_before = int(self.sums.skipped)
         recorded_step = self._reopen_epoch()
         for sink in self.sinks:
             sink.rewind(recorded_step)
@@ -245,7 +249,19 @@ class Trainer:
             progress.epoch_seconds = 0.0
             self.sums.start_epoch()
         self._save(kind="both" if improved else "last")
+        self._stop_if_all_skipped(line)
         return True
+
+    def _stop_if_all_skipped(self, line: Mapping[str, Any]) -> None:
+        """Raise when every step of an epoch was skipped as not finite: the epochs after it would be no different."""
+        skipped, self._skipped_before = line["skipped_steps"] - self._skipped_before, line["skipped_steps"]
+        if skipped > 0 and math.isnan(line["train_loss"]):
+            raise NonFiniteError(
+                self.progress.step,
+                f"every step of epoch {line['epoch'] + 1} was skipped, since its loss or gradient was NaN or infinite "
+                f"({line['skipped_steps']} of {self.progress.step} steps in all): nothing is learned any more. Try "
+                "precision=bf16 or fp32, a lower lr, or a gradient clip (recipe.clip=1.0)",
+            )
 
     # The state.
 

@@ -19,11 +19,16 @@ NONFINITE: Final = ("stop", "skip")
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or a gradient became NaN or infinite, and the run was told to stop there."""
+    """The loss or a gradient became NaN or infinite, so the run stopped.
 
-    def __init__(self, step: int) -> None:
+    Attributes:
+        step: the global step before which the state was saved.
+    """
+
+    def __init__(self, step: int, message: str | None = None) -> None:
         super().__init__(
-            f"the loss or a gradient of global step {step} is NaN or infinite. "
+            message
+            or f"the loss or a gradient of global step {step} is NaN or infinite. "
             "Try precision=bf16 or fp32, a lower lr, a gradient clip (recipe.clip=1.0), or nonfinite=skip to leave "
             "such batches out"
         )

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from types import TracebackType
 from typing import Any, Final
 
 from vitaos.runtime.processes import process_start
@@ -28,6 +29,8 @@ from vitaos.runtime.watchdog_link import Connection, Fault, Process, connect, li
 EXIT_RANK_LOST: Final = 76
 """Exit status of a process that ended because another rank died or hung."""
 _TICK_S: Final = 0.25
+_COMMON_END_S: Final = 1.0  # in which ranks that end for one reason do so
+_VERDICT_S: Final = 2.0  # in which the death of another rank is noticed
 _MAX_STRANGERS: Final = 64
 """Connections that have not said who they are; beyond these the oldest is closed."""
 
@@ -41,11 +44,14 @@ class Watchdog:
         beat_s: seconds between signs of life.
         silence_s: seconds of silence after which a rank counts as hung.
         grace_s: seconds between the message and the end of the process, in which the loop may end by itself.
-        before_exit: called before the process is ended, to finish what is being written.
         say: takes the message; by default standard error.
 
+    Attributes:
+        lost: the message about the rank that was lost; None while all live.
+        before_exit: called before the process is ended, to finish what is being written.
+
     A rank that leaves without :meth:`close` (an exception of its own, a kill) ends the others. So where all ranks
-    agreed to stop, each calls :meth:`close` before it leaves.
+    agreed to stop, each calls :meth:`close` before it leaves. As a context manager it does so at a normal end alone.
     """
 
     def __init__(
@@ -57,14 +63,15 @@ class Watchdog:
         beat_s: float = 2.0,
         silence_s: float = 30.0,
         grace_s: float = 2.0,
-        before_exit: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
     ) -> None:
         self.lost: str | None = None
         self._me = Process.me(rank)
         self._world_size = world_size
         self._beat_s, self._silence_s, self._grace_s = beat_s, silence_s, grace_s
-        self._before_exit, self._say = before_exit, say
+        self.before_exit: Callable[[], None] = lambda: None
+        self._say = say
+        self._signs_off = True
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if world_size == 1:
@@ -96,6 +103,25 @@ class Watchdog:
             self._thread.join()
             self._thread = None
 
+    def __enter__(self) -> "Watchdog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, (ValueError, KeyboardInterrupt)):
+            # Most often every rank raises it. This one accuses nobody any more; a rank that goes on without it sees
+            # its connection close when the process ends.
+            self._signs_off = False
+            self.close()
+        elif self._thread is not None:
+            # Perhaps a collective that failed since another rank died: the watch then names it and ends the process.
+            self._thread.join(_VERDICT_S)
+            if self.lost is not None:
+                self._thread.join()
+
     def _run_member(self) -> None:
         hub, now, beaten = self._hub, time.monotonic(), 0.0
         with selectors.DefaultSelector() as selector:
@@ -114,8 +140,9 @@ class Watchdog:
                     self._end(fault)
                     return
                 beaten = self._beat([hub], beaten)
-        hub.send(bye=True)
-        hub.link.close()
+        if self._signs_off:
+            hub.send(bye=True)
+            hub.link.close()
 
     def _run_hub(self) -> None:
         opened = now = time.monotonic()
@@ -137,10 +164,11 @@ class Watchdog:
                     return
                 self._drop_finished(selector)
                 beaten = self._beat(self._connections, beaten)
-        for connection in self._connections:
-            connection.send(bye=True)
-            connection.link.close()
-        self._listener.close()
+        if self._signs_off:
+            for connection in self._connections:
+                connection.send(bye=True)
+                connection.link.close()
+            self._listener.close()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         with contextlib.suppress(OSError):
@@ -211,13 +239,15 @@ class Watchdog:
             self.lost = "The other ranks have ended without this one, which was silent for too long."
         else:
             self.lost = f"Lost {fault.process}: {fault.why}."
+            if not fault.hung and self._closing.wait(_COMMON_END_S):
+                return  # this rank ends for the same reason, and says it itself
             if fault.hung:
                 _kill(fault.process, self._me)
         self._say(f"{self.lost} Ending {self._me}; the same command continues from the newest checkpoint.")
         if self._closing.wait(self._grace_s):
             return  # the loop met the failure too and ends by itself, having saved what it could
         with contextlib.suppress(Exception):
-            self._before_exit()
+            self.before_exit()
         os._exit(EXIT_RANK_LOST)
 
 
