@@ -3,7 +3,8 @@
 #   docker build -t vitaos --build-arg APEX=1 .   with NVIDIA apex's fused optimisers (optimizer=apex_adam|apex_lamb)
 #   docker run --gpus all --ipc=host -v /data:/data -v $PWD/runs:/home/vitaos/vitaos/runs vitaos \
 #       torchrun --nproc-per-node=8 train.py model=deit_s24 attnscale=true data.root=/data/imagenet
-ARG CUDA=13.0.1
+# The CUDA that the torch of constraints.txt is built for: apex refuses another (tests/test_architecture.py compares).
+ARG CUDA=13.2.0
 ARG APEX=0
 
 FROM nvidia/cuda:${CUDA}-cudnn-devel-ubuntu24.04 AS base
@@ -29,6 +30,8 @@ RUN pip install --constraint constraints.txt ".[ffcv]" && pip uninstall --yes vi
 FROM packages AS apex-0
 FROM packages AS apex-1
 ENV TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0" APEX_CPP_EXT=1 APEX_CUDA_EXT=1
+RUN python -c "import os, torch; built, here = torch.version.cuda, os.environ['CUDA_VERSION']; \
+    assert here.startswith(built + '.'), f'torch is built for CUDA {built}, this image has {here}: --build-arg CUDA={built}.0'"
 RUN pip install ninja packaging setuptools wheel \
     && git clone --depth 1 https://github.com/NVIDIA/apex /tmp/apex \
     && pip install --no-build-isolation /tmp/apex \

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from vitaos import techniques
 from vitaos.technique_names import TECHNIQUE_NAMES
@@ -127,6 +128,16 @@ def test_docker_copies_what_exists_and_ends_as_an_ordinary_user() -> None:
     for base, _ in stages[1:]:
         assert base in known or base == "apex-${APEX}", base
     assert re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1] not in {"root", "0"}
+
+
+def test_docker_has_the_cuda_that_the_pinned_torch_is_built_for() -> None:
+    """apex compiles against the image's CUDA and refuses one of another minor version than torch's."""
+    pins = dict(re.findall(r"^(torch)==([0-9.]+); python_version >=", (ROOT / "constraints.txt").read_text(), re.M))
+    found = re.search(r"^ARG CUDA=(\d+\.\d+)\.\d+$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert found is not None
+    if torch.__version__.split("+")[0] != pins["torch"] or torch.version.cuda is None:
+        pytest.skip(f"the torch here ({torch.__version__}) is not the CUDA build of the pinned {pins['torch']}")
+    assert found[1] == torch.version.cuda
 
 
 @pytest.mark.parametrize(

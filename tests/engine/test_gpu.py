@@ -54,7 +54,7 @@ def test_resumes_exactly(world: World, precision: str) -> None:
     def build(**keywords: Any) -> Any:
         return make_trainer(world, precision=precision, epochs=1, **keywords)
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     try:
         whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
         whole.fit()

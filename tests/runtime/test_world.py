@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitaos.runtime.world import _find_main_address, choose_device, initialize, rank_from_env, shutdown
+from vitaos.runtime.world import (
+    _find_main_address,
+    choose_device,
+    initialize,
+    rank_from_env,
+    refuse_shared_gpus,
+    shutdown,
+)
 
 
 def test_places() -> None:
@@ -51,6 +58,18 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert choose_device("auto", 1) == torch.device("cuda", 1)
     with pytest.raises(ValueError, match=r"local rank 2 has no GPU.*nproc-per-node=2"):
         choose_device("cuda", 2)
+
+
+def test_the_one_gpu_that_a_task_sees_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("cuda", 3) == torch.device("cuda", 0)
+
+
+def test_ranks_that_share_a_gpu_are_named() -> None:
+    refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
+    with pytest.raises(ValueError, match=r"ranks 1 and 2 share one GPU \(GPU-2 of a\).*nproc-per-node"):
+        refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("a", "GPU-2")])
 
 
 def test_one_process_needs_no_launcher_and_can_begin_again() -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+_CUBLAS_WORKSPACES: Final = (":4096:8", ":16:8")
+"""Workspaces with which cuBLAS repeats its bits, by its manual; torch accepts no others."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,22 @@ class LossScale:
 
 
 def enable_determinism() -> None:
-    """Ask CUDA for kernels that give the same bits every time (some are slower; one without such a form warns).
+    """Let CUDA compute the same bits every time: what has no such form raises torch's error, which names the operation.
 
-    The CPU does so anyway. Call it before the device is first used: cuBLAS reads its setting once.
+    The CPU does so anyway. Call it before the device is first used: cuBLAS reads its setting once. Attention's backward
+    pass (flash and memory-efficient) takes its deterministic form only where a mere warning was not asked for; cuDNN's
+    attention has none and is left out, and its convolutions are chosen by rule, not by timing.
+
+    Raises:
+        ValueError: ``CUBLAS_WORKSPACE_CONFIG`` is set to a value with which cuBLAS may differ between runs.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACES[0])
+    if workspace not in _CUBLAS_WORKSPACES:
+        raise ValueError(
+            f"deterministic=true, but CUBLAS_WORKSPACE_CONFIG={workspace} lets cuBLAS differ between runs. Unset "
+            f"it, or set it to {' or '.join(_CUBLAS_WORKSPACES)}"
+        )
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_cudnn_sdp(False)

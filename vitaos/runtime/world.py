@@ -1,8 +1,9 @@
 """The processes of a run: rank, device and collective decisions, under torchrun, srun or no launcher at all."""
 
 import os
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -98,7 +99,8 @@ def initialize(device: str = "auto") -> World:
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
 
     Raises:
-        ValueError: unknown device, CUDA where there is none, or more processes on this machine than it has GPUs.
+        ValueError: unknown device, CUDA where there is none, more processes on this machine than it has GPUs, or two
+            processes on one GPU.
     """
     global _world  # noqa: PLW0603 - a process belongs to one run's group; torch keeps its process group globally too
     rank, size, local_rank = rank_from_env(os.environ)
@@ -121,8 +123,28 @@ def initialize(device: str = "auto") -> World:
             store = _store_of_this_attempt(os.environ, size, timeout)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
-    _world = World(rank=rank, size=size, local_rank=local_rank, device=chosen, control=control)
+    joined = World(rank=rank, size=size, local_rank=local_rank, device=chosen, control=control)
+    if size > 1 and chosen.type == "cuda":
+        uuid = str(torch.cuda.get_device_properties(chosen).uuid)
+        refuse_shared_gpus(joined.gather_objects((socket.gethostname(), uuid)))
+    _world = joined
     return _world
+
+
+def refuse_shared_gpus(gpus: Sequence[tuple[str, str]]) -> None:
+    """Raise a ValueError that names the first two ranks with the same GPU; `gpus` holds (machine, GPU's UUID) by rank.
+
+    Processes that see one GPU each (a GPU a task, bound by SLURM) cannot be told by number from several that see the
+    same one, in which NCCL would fail or hang.
+    """
+    owners: dict[tuple[str, str], int] = {}
+    for rank, gpu in enumerate(gpus):
+        owner = owners.setdefault(gpu, rank)
+        if owner != rank:
+            raise ValueError(
+                f"ranks {owner} and {rank} share one GPU ({gpu[1]} of {gpu[0]}). Start one process for each GPU "
+                "(torchrun --nproc-per-node=GPUS, or srun --gpus-per-task=1)"
+            )
 
 
 def _store_of_this_attempt(environment: Mapping[str, str], size: int, timeout: timedelta) -> dist.Store | None:
@@ -174,6 +196,8 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or not available:
         return torch.device("cpu")
     count = torch.cuda.device_count()
+    if count == 1:  # the machine's only GPU, or this task's own (srun --gpus-per-task=1): initialize tells them apart
+        return torch.device("cuda", 0)
     if local_rank >= count:
         raise ValueError(
             f"local rank {local_rank} has no GPU: this machine shows {count}. "

@@ -8,6 +8,7 @@ import warnings
 from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, words_of
 from tests.null_gpu.recording import recording
 from vitaos import techniques
+from vitaos.engine.precision import enable_determinism
 
 BOTH = ("attnscale=true", "featscale=true")
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -32,11 +33,14 @@ def cases(family: str) -> dict[str, tuple[str, ...]]:
     found["timm's augmentation"] = ("augment=timm", "data.loader=folder")
     if family == "swin":
         found["regularised"] = ("recipe.proj_drop=0.1", *BOTH)
+    found["deterministic"] = ("deterministic=true", *BOTH)  # the last: it holds for all that follows in the process
     return found
 
 
 def faults_of_steps(run: Run) -> list[str]:
     """Take three steps; what the last two, with the meter's request, made the host wait for."""
+    if run.config.deterministic:
+        enable_determinism()
     trainer, batches = run.trainer, run.batches()
     trainer.network.train()
     trainer.meter.start()
