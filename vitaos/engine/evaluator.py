@@ -44,8 +44,7 @@ class EvaluationResult:
 
     Attributes:
         count, correct1, correct5: images; those whose label is the first answer, and among the first five (or all,
-        where
-            there are fewer classes).
+            where there are fewer classes).
         loss: mean cross-entropy.
         class_count, class_correct1, class_correct5: (K,) int64, the same by class.
         predictions: of every image, where they were asked for.

@@ -1,4 +1,4 @@
-"""What the loop says while it runs: loss, norm and rate of the last steps, fetched without waiting for the device."""
+"""Loss, gradient norm and rate of the last steps, fetched while training without waiting for the device."""
 
 import math
 import time

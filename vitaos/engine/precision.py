@@ -1,4 +1,4 @@
-"""Number formats of training: bf16 autocast, fp16 autocast with loss scaling, or fp32 with or without TF32."""
+"""Number formats of training: bf16 autocast, fp16 autocast with loss scaling, or fp32 with TF32 products."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -36,8 +36,8 @@ class Precision:
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
 
-def build_precision(name: str, device: torch.device, *, tf32: bool = True) -> Precision:
-    """Check that `device` can compute in `name`, and choose TF32 or full fp32 for the products that stay in fp32.
+def build_precision(name: str, device: torch.device) -> Precision:
+    """Check that `device` can compute in `name`, and choose TF32 for the products that stay in fp32.
 
     Raises:
         ValueError: unknown name, or a device without the format.
@@ -50,8 +50,8 @@ def build_precision(name: str, device: torch.device, *, tf32: bool = True) -> Pr
                 f"precision=bf16, but {torch.cuda.get_device_name(device)} has no bfloat16 units (they begin with "
                 "Ampere, A100). Use precision=fp16"
             )
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
     return Precision(name, device)
 
 
@@ -62,8 +62,7 @@ class LossScale:
     steps). GradScaler itself makes its own pass over the gradients to look for infinities and decides alone whether
     to step; here one decision, taken from the gradients' norm, governs scale, clipping, optimizer and EMA. Two
     further differences: the scale stops at 1, since an overflow there is no overflow but a NaN that no scale cures,
-        and it can be held still while
-    a run waits to be stopped.
+    and it can be held still while a run waits to be stopped.
     """
 
     def __init__(self, device: torch.device, *, initial: float = 2.0**16, growth_interval: int = 2000) -> None:

@@ -74,7 +74,7 @@ class Preemption(Protocol):
 
 
 class Sink(Protocol):
-    """Receives what a run has to say. Called on the main rank only."""
+    """Receives the numbers of a run. Called on the main rank only."""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Rates and losses of the last few steps, every `log_every` steps."""

@@ -22,7 +22,7 @@ class WarmupCosine:
         kind: "release" cuts the warm-up out of the cosine's beginning (timm's CosineLRScheduler without a warm-up
             prefix) and runs one unit late, since the release steps its scheduler after a unit with that unit's
             number: units 0 and 1 both run at the warm-up's first value. "textbook" starts the cosine at its peak when
-                the warm-up ends.
+            the warm-up ends.
     """
 
     lr: float

@@ -1,4 +1,4 @@
-"""What a run is told, how long, how often, what to do when; and what it answers."""
+"""The settings of a run's training loop, and how a run ended."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ class Settings:
     Attributes:
         epochs: epochs of the run.
         batch_size: images of a micro-batch on one process.
-        steps: stop after so many global steps in all; the schedule does not hear of it.
+        steps: stop after so many global steps in all; the schedule does not depend on it.
         accumulate: micro-batches in a global step, on each process.
         clip: bound on the norm of the gradient; None for none.
         nonfinite: "stop" or "skip"; see :class:`vitaos.engine.update.Guard`.

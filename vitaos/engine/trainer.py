@@ -55,9 +55,9 @@ class Trainer:
         ema: average of the weights, or None.
         checkpoints: writer of states (used by the main rank only), or None to save nothing.
         preemption: whether this process was asked to leave, or None.
-        sinks: receivers of what there is to say (used by the main rank only).
+        sinks: receivers of the numbers of the run (used by the main rank only).
         observe: further measurements of the raw model for the line of an epoch, made on all ranks.
-        identity: what a checkpoint says beside the state (`format`, `config`, `versions`).
+        identity: what a checkpoint holds beside the state (`format`, `config`, `versions`).
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepDecision:
-    """What a step's norm says: bool scalars on the device."""
+    """What follows from a step's gradient norm: scalars on the device, two of them bool."""
 
     skip_step: Tensor
     nonfinite: Tensor
@@ -159,7 +159,7 @@ class Update:
 
 
 def can_skip_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer honours `found_inf` exactly, its step count included (torch's fused Adam and AdamW do).
+    """Whether the optimizer honors `found_inf` exactly, its step count included (torch's fused Adam and AdamW do).
 
     torch's fused SGD leaves its momentum undefined when its very first step is skipped, so it is not among them.
     """
