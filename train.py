@@ -9,7 +9,6 @@ from pathlib import Path
 from vitaos import cli
 from vitaos.assembly import builders, fingerprint, session
 from vitaos.assembly.schemas import TRAIN_SCHEMA
-from vitaos.checkpoint.store import load_checkpoint
 from vitaos.config import TrainConfig
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision, enable_determinism
@@ -65,7 +64,7 @@ def main(config: TrainConfig) -> int:
             identity=session.checkpoint_metadata(config, loaders, world),
         )
         if found is not None:
-            trainer.load_state_dict(load_checkpoint(found.path))
+            session.load_state(trainer, found)
         return session.fit(trainer, world, outputs)
 
 

@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 import random
+import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +163,68 @@ def test_good_files_load(tmp_path: Path) -> None:
     assert load_file(tmp_path / "legacy.pth")["weight"].shape == (3, 4)
     save_file({"weight": torch.ones(2)}, tmp_path / "exchange.safetensors")
     assert load_file(str(tmp_path / "exchange.safetensors"))["weight"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+def test_what_scripts_save_beside_the_weights_is_read_as_plain_values(new_format: bool, tmp_path: Path) -> None:
+    path = tmp_path / "script.pth"
+    meters: collections.defaultdict[str, list[float]] = collections.defaultdict(list, loss=[0.5])
+    beside = {
+        "args": argparse.Namespace(output_dir=Path("/data/run"), resume=Path("a/b.pth")),
+        "acc": np.float64(81.5), "epoch": np.int64(-3), "half": np.float32(0.25), "done": np.bool_(True),
+        "big": np.array(2.5, dtype=">f8")[()], "meters": meters,
+    }  # fmt: skip
+    torch.save({"model": {"weight": torch.ones(2)}, **beside}, path, _use_new_zipfile_serialization=new_format)
+    loaded = load_file(path)
+    assert loaded["model"]["weight"].tolist() == [1, 1]
+    assert vars(loaded["args"]) == {"output_dir": "/data/run", "resume": "a/b.pth"}
+    assert loaded["meters"] == {"loss": [0.5]}
+    numbers = [loaded[key] for key in ("acc", "epoch", "half", "done", "big")]
+    assert numbers == [81.5, -3, 0.25, True, 2.5]
+    assert [type(number) for number in numbers] == [float, int, float, bool, float]
+
+
+def test_swins_training_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their configuration is a yacs.config.CfgNode: a dict with attributes, under that module's name."""
+    node = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    config = node(MODEL=node(NAME="swin_tiny"), EPOCHS=300)
+    config.immutable = True
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = node  # type: ignore[attr-defined]
+    path = tmp_path / "swin.pth"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", module)
+        torch.save({"model": {"weight": torch.ones(2)}, "config": config, "max_accuracy": 81.2}, path)
+    loaded = load_file(path)
+    assert loaded["config"] == {"MODEL": {"NAME": "swin_tiny"}, "EPOCHS": 300}
+    assert "yacs.config" not in sys.modules
+
+
+@pytest.mark.parametrize("code", ["O", "V8", "(9,)f8", "f8,f8", "U4"])
+def test_only_numbers_are_numpy_scalars(code: str, tmp_path: Path) -> None:
+    class Scalar:
+        def __reduce__(self) -> Any:
+            return (np.dtype, (code, False, True))
+
+    path = tmp_path / "scalar.pth"
+    torch.save({"x": Scalar()}, path)
+    with pytest.raises(ValueError, match=r"scalar\.pth.*no number"):
+        load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.empty(3, device="meta"), "meta"),
+        (torch.eye(3).to_sparse(), "sparse_coo"),
+    ],
+)  # fmt: skip
+def test_tensors_without_values_are_named(tensor: torch.Tensor, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save({"model": {"norm.weight": tensor}}, path)
+    with pytest.raises(ValueError, match=rf"odd\.pth: model\.norm\.weight is a .*{kind}"):
+        load_file(path)
 
 
 @pytest.mark.parametrize("name", ["missing.pt", "empty.pt", "text.pt", "text.safetensors", "folder"])

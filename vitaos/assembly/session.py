@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -11,7 +12,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vitaos.assembly import builders, fingerprint
-from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume
+from vitaos.assembly.stored_config import restore
+from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume, load_checkpoint
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import differences
@@ -60,14 +62,76 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dic
     _check_ranks_share_data(world, data)
 
     def find() -> ResumePoint | None:
+        if not folder.has_checkpoint:
+            _check_sources_exist(config)
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
-        if found is not None:
-            fingerprint.check_same_run(found.config, config, found.path)
-            _check_same_data(found, data)
-        return found
+        if found is None:
+            return None
+        fingerprint.check_same_run(found.config, config, found.path)
+        _check_same_data(found, data)
+        notes = _notes_on_resuming(config, folder, found)
+        return found._replace(notes=(*found.notes, *notes))
 
     return on_main(world, find)
+
+
+def _check_sources_exist(config: TrainConfig) -> None:
+    """Refuse a file to start from that is not there, before a run folder is made."""
+    if config.resume not in ("auto", "never") and not Path(config.resume).exists():
+        raise ValueError(
+            f"resume={config.resume}: it is auto, never, or the path of a checkpoint or run folder; none is there"
+        )
+    if config.init and not Path(config.init).is_file():
+        raise ValueError(f"init={config.init}: no such file")
+
+
+def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint) -> list[str]:
+    """What of this start's configuration does not act, or acts otherwise than at the run's first start.
+
+    Raises:
+        ValueError: ``resume`` names an older checkpoint of this same run, to which it would not go back.
+    """
+    notes = []
+    before = restore(found.config, found.path)
+    if before.epochs != config.epochs:
+        notes.append(
+            f"epochs: {before.epochs} there, {config.epochs} here: the schedule is another, and the learning rate "
+            f"goes on from step {found.step} of the new one"
+        )
+    if config.init:
+        notes.append(f"init={config.init} is not read: the run goes on from {found.path}")
+    source = Path(config.resume)
+    if config.resume == "auto" or _is_within(found.path, source):
+        return notes
+    if folder.path.resolve() in source.resolve().parents:
+        raise ValueError(
+            f"resume={source} is a checkpoint of this run itself, which goes on from its newest, {found.path} (step "
+            f"{found.step}); to go back to the older one, give the run another name= as well"
+        )
+    absent = "" if source.exists() else " (nothing is there)"
+    return [*notes, f"resume={source}{absent} is not read: the run has checkpoints of its own"]
+
+
+def _is_within(path: Path, source: Path) -> bool:
+    """Whether `path` is the file `source`, under any of its names, or lies in that folder."""
+    if not source.exists():
+        return False
+    return path.samefile(source) or source.resolve() in path.resolve().parents
+
+
+def load_state(trainer: Trainer, found: ResumePoint) -> None:
+    """Take over the state of the checkpoint that a run goes on from.
+
+    Raises:
+        ValueError: naming the file: what it holds is not the state of this run.
+    """
+    try:
+        trainer.load_state_dict(load_checkpoint(found.path))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        missing = "missing key " if isinstance(error, KeyError) else ""
+        raise ValueError(f"{found.path} cannot be continued: {kind}{missing}{error}") from error
 
 
 def _check_ranks_share_data(world: World, data: dict[str, Any]) -> None:

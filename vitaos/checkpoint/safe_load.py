@@ -1,13 +1,15 @@
 """The one door through which every checkpoint file is read: nothing in a file is ever run, damage is told from code.
 
-Three guards stand in a row:
+Four guards stand in a row:
 
 1. Integrity. Files written by vitaos end in a trailer with a SHA-256 of all that precedes it, after the end of the
    zip archive, where other readers (``torch.load``, ``unzip``) do not look. Zip archives without one are held against
    their own CRC-32 (``torch.load`` does not check it: a flipped bit in a weight would pass unnoticed).
 2. ``torch.load(weights_only=True)``: tensors and plain containers only. ``argparse.Namespace`` is let in because the
-   files of DeiT, CaiT and the release carry their arguments; it has no behavior of its own.
-3. Errors say which file, what is wrong with it, and what happened (nothing was run).
+   files of DeiT, CaiT and the release carry their arguments; it has no behavior of its own. A few other things that
+   training scripts save beside the weights become plain values (``stand_ins.py``).
+3. Tensors have values: those of the meta device, sparse or quantized ones are refused by their key.
+4. Errors say which file, what is wrong with it, and what happened (nothing was run).
 """
 
 import argparse
@@ -18,12 +20,15 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import safetensors
 import torch
 from safetensors.torch import load_file as load_safetensors
+
+from vitaos.checkpoint.stand_ins import STAND_INS
 
 _TRAILER_MAGIC: Final = b"\nvitaos-sha256\n"
 _DIGEST_BYTES: Final = 32
@@ -147,7 +152,7 @@ def _load_pickle(path: Path) -> Any:
             "model it was made from instead."
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *STAND_INS]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
@@ -171,6 +176,24 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
 
 
+def _check_tensors(path: Path, content: Any) -> None:
+    """Refuse tensors without values of their own: shapes alone (meta), sparse, quantized or nested ones."""
+    seen: set[int] = set()
+    waiting = [("", content)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.is_meta or value.layout != torch.strided or value.is_quantized or value.is_nested:
+                kind = "meta" if value.is_meta else "quantized" if value.is_quantized else str(value.layout)
+                raise ValueError(
+                    f"{path}: {key or 'its content'} is a {kind} tensor, expected one that holds its values."
+                )
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # a pickle can hold itself
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in items]
+
+
 def load_file(path: str | Path) -> Any:
     """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, any name) into CPU tensors and plain containers.
 
@@ -192,6 +215,8 @@ def load_file(path: str | Path) -> Any:
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
         check_integrity(path)
-        return _load_pickle(path)
+        content = _load_pickle(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+    _check_tensors(path, content)
+    return content

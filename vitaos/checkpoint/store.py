@@ -40,6 +40,15 @@ KEYS: Final = ("format", "model", "ema", "optimizer", "loss_scaler", "progress",
 LAST_PAUSES_S: Final = (0.5, 1.0, 2.0)
 """Seconds before each further try to write the last state of a run."""
 
+_SECTIONS: Final = {
+    "model": (Mapping,),
+    "ema": (Mapping, type(None)),
+    "optimizer": (Mapping,),
+    "loss_scaler": (Mapping, type(None)),
+    "progress": (Mapping,),
+    "config": (Mapping,),
+}
+
 Kind = Literal["last", "best", "both"]
 
 
@@ -81,6 +90,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = [key for key in KEYS if key not in contents]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: it cannot be resumed.")
+    for key, kinds in _SECTIONS.items():
+        if not isinstance(contents[key], kinds):
+            raise ValueError(f"{path}: {key} is a {type(contents[key]).__name__}, expected a mapping: it is damaged.")
     return contents
 
 

@@ -129,7 +129,8 @@ def evaluate(
 
     Raises:
         EvaluationInterrupted: see `interrupted`.
-        ValueError: the labels do not fit the number of classes or answers, or no image was left to judge.
+        ValueError: the labels do not fit the number of classes or answers, no image was left to judge, or not every
+            image of the dataset was evaluated once.
     """
     counts = _Counts(num_classes, world.device)
     table = _PredictionTable(loader.num_images, world.device) if keep_predictions else None
@@ -156,7 +157,13 @@ def evaluate(
     finally:
         model.train(was_training)
     world.all_reduce(counts.vector)
+    expected = world.all_reduce(torch.tensor(loader.num_images, device=world.device))
     result = _result(counts)
+    if real_labels is None and result.count * world.size != int(expected):
+        raise ValueError(
+            f"{result.count} images were evaluated, the dataset has {int(expected) / world.size:g}: the ranks see "
+            "different data, or some of it was left out"
+        )
     return result if table is None else replace(result, predictions=table.result(world))
 
 

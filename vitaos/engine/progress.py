@@ -13,6 +13,8 @@ FIXED_POINT: Final = float(1 << 24)
 """Losses are summed as integers in units of 2^-24 (what fp32 resolves at 1): a sum of integers does not depend on how
 it is grouped, so a total over ranks that was saved half-way and continued by any number of ranks is the same to the
 last bit."""
+_MAX_STEP: Final = 1 << 48
+"""No run gets here; a counter beyond it is damage."""
 
 
 @dataclass
@@ -62,8 +64,14 @@ class Progress:
 
         Raises:
             ValueError: the saved run had another seed, global batch or number of steps in an epoch, so it cannot go
-                on as the run it was.
+                on as the run it was; or a value is missing or cannot be.
         """
+        for field in fields(self):
+            if field.name not in state:
+                raise ValueError(f"progress.{field.name} is missing")
+            value, whole = state[field.name], type(getattr(self, field.name)) is int
+            if type(value) is not int and (whole or type(value) is not float):
+                raise ValueError(f"progress.{field.name}={value!r:.80}: expected a {'whole ' * whole}number")
         for name in ("seed", "global_batch", "steps_per_epoch"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -71,6 +79,12 @@ class Progress:
                     "it would not continue the same run. Keep batch_size x accumulate x processes, data and seed, "
                     "or start another run from its weights"
                 )
+        step, first = state["step"], state["epoch"] * self.steps_per_epoch
+        if not 0 <= first <= step <= min(first + self.steps_per_epoch, _MAX_STEP):
+            raise ValueError(
+                f"progress.step={step} cannot be: epoch {state['epoch']} has the steps {first} to "
+                f"{first + self.steps_per_epoch}"
+            )
         for field in fields(self):
             setattr(self, field.name, state[field.name])
 
