@@ -118,13 +118,20 @@ class RecipeConfig:
     eval_crop: float = _within(0.875, 0.1, 1)
 
 
+_ADAMW_LIKE: Final = ("adamw", "apex_adam", "apex_lamb")
+"""Optimizers whose own betas are 0.9 and 0.999, and eps 1e-8. A run's configuration states them, as it always has."""
+
+
 @dataclass
 class OptimizerConfig:
-    """``adamw`` is torch's fused one; ``apex_adam`` and ``apex_lamb`` are NVIDIA apex's; any other name is timm's."""
+    """``adamw`` is torch's fused one; ``apex_adam`` and ``apex_lamb`` are NVIDIA apex's; any other name is timm's.
+
+    ``betas`` and ``eps`` of null are the optimizer's own; :func:`check` writes out those of :data:`_ADAMW_LIKE`.
+    """
 
     name: str = "adamw"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = _within(1e-8, 0)
+    betas: list[float] | None = None
+    eps: float | None = _within(None, 0)
     fused: bool = True
 
 
@@ -329,8 +336,15 @@ def check(composed: DictConfig, declared: type[Config]) -> Config:
     for name in technique_flags(config):
         _check_technique_flag(name, getattr(config, name))
     if isinstance(config, TrainConfig):
+        _state_adamws_own(config.optimizer)
         _check_pairs(config)
     return config
+
+
+def _state_adamws_own(optimizer: OptimizerConfig) -> None:
+    if optimizer.name in _ADAMW_LIKE:
+        optimizer.betas = [0.9, 0.999] if optimizer.betas is None else optimizer.betas
+        optimizer.eps = 1e-8 if optimizer.eps is None else optimizer.eps
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -393,7 +407,6 @@ def _check_pairs(config: TrainConfig) -> None:
     for key, values, count in (
         ("data.mean", config.data.mean, 3),
         ("data.std", config.data.std, 3),
-        ("optimizer.betas", config.optimizer.betas, 2),
     ):
         if len(values) != count:
             raise ConfigError(f"{key}={values}: must be {count} numbers")

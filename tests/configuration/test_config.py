@@ -58,6 +58,23 @@ def test_a_name_of_timms_registry_means_backbone_and_technique() -> None:
     assert (config.model.name, config.attnscale, config.recipe.name) == ("deit_s24", True, "deit_24")
 
 
+def test_betas_are_the_optimizers_own_unless_given() -> None:
+    adamw, named, file, given = (
+        compose(*words).optimizer
+        for words in ([], ["optimizer.name=adan"], ["optimizer=lion"], ["optimizer.betas=[0.9,0.95]"])
+    )
+    assert (adamw.betas, adamw.eps) == ([0.9, 0.999], 1e-8)
+    assert (named.betas, named.eps) == (None, None)
+    assert file.betas == [0.9, 0.99]
+    assert given.betas == [0.9, 0.95]
+
+
+@pytest.mark.parametrize(("model", "rate"), [("swin_t", 0.2), ("swin_s", 0.3), ("swin_b", 0.5)])
+def test_each_swin_has_its_own_drop_path(model: str, rate: float) -> None:
+    config = compose(f"model={model}")
+    assert (config.recipe.name, config.recipe.drop_path) == (("swin" if model == "swin_s" else model), rate)
+
+
 def test_a_technique_without_options_is_on() -> None:
     config = compose("contranorm={}")
     assert enabled_techniques(config) == {"contranorm": {}}

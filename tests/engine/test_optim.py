@@ -50,6 +50,21 @@ def test_optimizers_by_name_take_a_step(name: str) -> None:
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
 
 
+@pytest.mark.parametrize(
+    ("name", "betas"),
+    [("lion", (0.9, 0.99)), ("muon", (0.9, 0.95)), ("adan", (0.98, 0.92, 0.99)), ("adamw", (0.9, 0.999))],
+)
+def test_betas_of_none_are_the_optimizers_own(name: str, betas: tuple[float, ...]) -> None:
+    optimizer = build_optimizer(tiny_vit(depth=1), name=name, lr=1e-3, weight_decay=0.05)
+    assert all(tuple(group["betas"]) == betas for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize(("name", "count"), [("adan", 3), ("lion", 2), ("adamw", 2)])
+def test_another_number_of_betas_is_refused(name: str, count: int) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer={name} takes {count} numbers, or null"):
+        build_optimizer(tiny_vit(depth=1), name=name, lr=1e-3, weight_decay=0.05, betas=[0.9] * (5 - count))
+
+
 def test_unknown_optimizer_names_the_known() -> None:
     with pytest.raises(
         ValueError, match=r"'adamv' is unknown; did you mean .*adam.* It is adamw, apex_adam, apex_lamb or one of"

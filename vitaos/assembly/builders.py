@@ -99,7 +99,7 @@ def check_possible(config: TrainConfig) -> None:
     Raises:
         ValueError: unknown name or keyword, a technique where it is not defined, values that do not go together.
     """
-    optim.check_optimizer(config.optimizer.name)
+    optim.check_optimizer(config.optimizer.name, config.optimizer.betas)
     build_train_transform(config, config.data.num_classes or 2)
     size = config.data.img_size
     try:

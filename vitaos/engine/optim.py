@@ -41,16 +41,23 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return groups
 
 
-def check_optimizer(name: str) -> None:
+def check_optimizer(name: str, betas: Sequence[float] | None = None) -> None:
     """Refuse an optimizer that :func:`build_optimizer` cannot build, without a model.
 
     Raises:
-        ValueError: a name that nobody knows, one that needs second derivatives, or apex where it is not installed.
+        ValueError: a name that nobody knows, one that needs second derivatives, apex where it is not installed, or
+            another number of betas than the optimizer has.
     """
+    count = 2
     if name in _OF_APEX:
         _import_apex(name)
     elif name != "adamw":
-        _known_to_timm(name)
+        info = _known_to_timm(name)
+        if not info.has_betas:
+            return
+        count = info.num_betas
+    if betas is not None and len(betas) != count:
+        raise ValueError(f"optimizer.betas={list(betas)}: optimizer={name} takes {count} numbers, or null for its own")
 
 
 def build_optimizer(
@@ -59,8 +66,8 @@ def build_optimizer(
     name: str = "adamw",
     lr: float,
     weight_decay: float,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    betas: Sequence[float] | None = None,
+    eps: float | None = None,
     fused: bool = True,
     **keywords: Any,
 ) -> torch.optim.Optimizer:
@@ -71,19 +78,22 @@ def build_optimizer(
         name: "adamw" (torch's), "apex_adam" or "apex_lamb" (NVIDIA apex's fused ones), or any of timm's names ("lamb",
             "sgd", "lion", ...).
         lr, weight_decay: as usual; the schedule sets the rate anew before each step.
-        betas, eps: of Adam and its relatives; an optimizer that has neither ignores them.
+        betas, eps: of Adam and its relatives; an optimizer that has neither ignores them; None means its own.
         fused: use torch's fused kernels for "adamw"; they also let a bad step be skipped without synchronization.
         keywords: further arguments of the optimizer's class.
 
     Raises:
         ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.
     """
+    check_optimizer(name, betas)
     groups = parameter_groups(model, weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused, **keywords)
+    if name != "adamw" and name not in _OF_APEX:
+        return _timm(name, groups, lr=lr, betas=betas, eps=eps, **keywords)
+    first, second = betas if betas is not None else (0.9, 0.999)
+    keywords |= {"lr": lr, "betas": (first, second), "eps": 1e-8 if eps is None else eps}
     if name in _OF_APEX:
-        return _apex(name, groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **keywords)
-    return _timm(name, groups, lr=lr, betas=tuple(betas), eps=eps, **keywords)
+        return _apex(name, groups, **keywords)
+    return torch.optim.AdamW(groups, fused=fused, **keywords)
 
 
 def _known_to_timm(name: str) -> Any:
@@ -104,11 +114,18 @@ def _known_to_timm(name: str) -> Any:
     return info
 
 
-def _timm(name: str, groups: list[dict[str, Any]], *, betas: tuple[float, ...], eps: float, **keywords: Any) -> Any:
+def _timm(
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    betas: Sequence[float] | None,
+    eps: float | None,
+    **keywords: Any,
+) -> Any:
     info = _known_to_timm(name)
-    if info.has_betas:
-        keywords["betas"] = betas
-    if info.has_eps:
+    if info.has_betas and betas is not None:
+        keywords["betas"] = tuple(betas)
+    if info.has_eps and eps is not None:
         keywords["eps"] = eps
     try:
         return create_optimizer_v2(groups, opt=name, **keywords)
