@@ -5,6 +5,8 @@ import sys
 import traceback
 import warnings
 
+import torch
+
 from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, words_of
 from tests.null_gpu.recording import recording
 from vitaos import techniques
@@ -41,6 +43,8 @@ def faults_of_steps(run: Run) -> list[str]:
     """Take three steps; what the last two, with the meter's request, made the host wait for."""
     if run.config.deterministic:
         enable_determinism()
+        # Torch would fill new memory with NaN, and no kernel of this device puts values in its place.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
     trainer, batches = run.trainer, run.batches()
     trainer.network.train()
     trainer.meter.start()
