@@ -4,6 +4,7 @@ train             train a model                         eval              evalua
 analyze           the paper's figures of a model        report            a report over many runs
 benchmark         rates of steps, loaders, runs         write-ffcv        class folders -> an FFCV file
 prepare-imagenet  the archives of ImageNet -> folders
+export            a trained model -> a folder for others, ONNX, a torch.export program
 
 ``vitaos COMMAND --help`` lists the keys of each.
 """
@@ -23,6 +24,7 @@ COMMANDS: Final = {
     "benchmark": "scripts/benchmark.py",
     "write-ffcv": "scripts/write_ffcv.py",
     "prepare-imagenet": "scripts/prepare_imagenet.py",
+    "export": "scripts/export.py",
 }
 _USER_ERROR: Final = 2
 

@@ -244,6 +244,16 @@ class AnalyzeConfig(CheckpointSource):
     pdf: bool = False
 
 
+@dataclass
+class ExportConfig(CheckpointSource):
+    """Everything about an export: ``out`` is a new folder, ``license`` what its model card says."""
+
+    format: str = _one_of("safetensors", "safetensors", "onnx", "torch_export")
+    weights: str = _one_of("auto", "auto", "ema", "raw")
+    out: str | None = None
+    license: str = "unknown"
+
+
 def added_keys(section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:
     """Keys that came after the first run folders were written (dotted), and their defaults.
 

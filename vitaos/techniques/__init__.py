@@ -47,6 +47,11 @@ def attached(model: nn.Module) -> dict[str, dict[str, Any]]:
     return dict(getattr(model, _RECORD, {}))
 
 
+def skip_gain_of(model: nn.Module) -> float:
+    """The gain r of the residual around attention, 1 in a model as timm made it."""
+    return next((float(module.skip_gain) for module in model.modules() if hasattr(module, "skip_gain")), 1.0)  # type: ignore[arg-type]
+
+
 def owner_of(parameter: str) -> str | None:
     """The technique that adds a parameter of this name (the end of a state dict's key counts), or None."""
     for name, technique in TECHNIQUES.items():

@@ -54,7 +54,11 @@ def save_pretrained(
     attached = techniques.attached(inner)
     backbone: str = inner.pretrained_cfg["architecture"]
     section = {"backbone": backbone, "techniques": attached, **(details or {})}
-    config: dict[str, Any] = {"architecture": "+".join([backbone, *attached]), _SECTION: section}
+    parts = [backbone, *attached]
+    if (gain := techniques.skip_gain_of(inner)) != 1:
+        section["skip_gain"] = gain
+        parts.append(f"skip_gain{gain:g}")
+    config: dict[str, Any] = {"architecture": "+".join(parts), _SECTION: section}
     if class_names:
         config["label_names"] = list(class_names)
     save_for_hf(
@@ -88,7 +92,8 @@ def from_pretrained(source: str | Path) -> nn.Module:
     num_classes: Any = config.get("num_classes", arguments.get("num_classes", 1000))
     keywords = {key: _tuples(value) for key, value in arguments.items() if key != "num_classes"}
     try:
-        model = create_model(name, num_classes=num_classes, **keywords, **toggles).eval()
+        gain = section.get("skip_gain", 1.0)
+        model = create_model(name, num_classes=num_classes, skip_gain=gain, **keywords, **toggles).eval()
         report = load_weights(model, locate(source, WEIGHTS_NAME))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{source}: {error}") from error
