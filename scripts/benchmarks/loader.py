@@ -24,8 +24,8 @@ from vitaos.data.ffcv.loader import FfcvTrainLoader
 from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.ffcv.writer import write_beton
-from vitaos.data.folder.files import scan_folder
 from vitaos.data.folder.loader import FolderTrainLoader
+from vitaos.data.folder.scan import scan_folder
 from vitaos.data.order import TrainOrder
 
 RANDAUGMENT: Final = "rand-m9-mstd0.5-inc1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitaos.data.fingerprint import differences
-from vitaos.data.folder.files import scan_folder
+from vitaos.data.folder.scan import scan_folder
 
 
 def test_a_copy_elsewhere_is_the_same_data(photo_folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from vitaos.data.resize import RESIZERS, bicubic, crop_and_resize, empty_batch, resize_and_center_crop
+from vitaos.data.resize import RESIZERS, area, bicubic, crop_and_resize, empty_batch, resize_and_center_crop
 
 
 def distance(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
@@ -45,3 +45,22 @@ def test_a_batch_is_channels_last_and_its_views_are_its_memory() -> None:
     assert images.shape == (2, 3, 8, 8)
     assert images[1, :, 2, 3].tolist() == [7, 8, 9]
     assert images.stride(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "out_height", "out_width"),
+    [(427, 640, 160, 224), (300, 448, 150, 224), (61, 97, 224, 224), (400, 61, 224, 224), (61, 400, 224, 224)],
+)
+def test_area_is_ffcvs(
+    photographs: list[NDArray[np.uint8]], height: int, width: int, out_height: int, out_width: int
+) -> None:
+    pytest.importorskip("ffcv", reason="FFCV is not installed")
+    from vitaos.data.ffcv.reader import native  # noqa: PLC0415  # needs FFCV
+
+    for photograph in photographs:
+        cut = np.ascontiguousarray(photograph[:height, :width])
+        theirs = np.empty((out_height, out_width, 3), dtype=np.uint8)
+        native().resize_crop(cut, 0, height, 0, width, theirs)
+        ours = area(cut, out_height, out_width)
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+        assert distance(ours, theirs) < 0.15

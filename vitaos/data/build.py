@@ -9,8 +9,8 @@ from vitaos.batch import Batch
 from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.crops import CropSettings, center_crop
-from vitaos.data.folder.files import scan_folder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
+from vitaos.data.folder.scan import scan_folder
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
 from vitaos.data.splits import DataSource, check_choice, check_classes, resolve_paths

@@ -2,10 +2,13 @@
 replacement.
 """
 
+import ctypes
 import logging
-import threading
+import multiprocessing
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
+
+import numpy as np
 
 OnBad = Literal["fail", "skip"]
 ON_BAD: Final = ("fail", "skip")
@@ -22,7 +25,7 @@ class CorruptImageError(ValueError):
 
 
 class CorruptImages:
-    """Counts the images of a dataset that did not decode; safe to share between threads.
+    """Counts the images of a dataset that did not decode in one rank: over its threads, or its worker processes.
 
     Args:
         num_images: images in the dataset; one of them, or a thousandth where that is more, may be bad.
@@ -43,14 +46,14 @@ class CorruptImages:
             if evaluation
             else "Repair or remove it, or train without it: data.on_bad=skip puts the next good image in its place"
         )
-        self._lock = threading.Lock()
-        self._reasons: dict[int, str] = {}
+        # A byte an image in memory that worker processes share: each marks its own, all count the same.
+        self._bad = multiprocessing.RawArray(ctypes.c_uint8, num_images)
 
     @property
     def indices(self) -> list[int]:
         """Dataset indices of the images found bad so far."""
-        with self._lock:
-            return sorted(self._reasons)
+        marks: list[int] = np.flatnonzero(np.frombuffer(self._bad, dtype=np.uint8)).tolist()
+        return marks
 
     def decode(self, index: int, decode: Callable[[int], Decoded]) -> tuple[int, Decoded]:
         """Decode image ``index``, or the next good one after it when images are skipped.
@@ -73,11 +76,10 @@ class CorruptImages:
     def _note(self, index: int, error: CorruptImageError) -> None:
         if self._on_bad == "fail":
             raise CorruptImageError(f"{error} {self._advice}") from error
-        with self._lock:
-            if index in self._reasons:
-                return
-            self._reasons[index] = str(error)
-            count = len(self._reasons)
+        if self._bad[index]:
+            return
+        self._bad[index] = 1
+        count = len(self.indices)
         log.warning("image %d replaced by the next good one (%d so far): %s", index, count, error)
         if count > self._limit:
             raise CorruptImageError(

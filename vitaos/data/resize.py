@@ -2,18 +2,17 @@
 
 ``bicubic`` is antialiased bicubic interpolation with the kernel of Pillow (a = -0.5), computed by PyTorch's
 vectorized uint8 kernel: 0.03 gray levels from Pillow on average at a fifth of its time. ``area`` averages the covered
-pixels.
+pixels as OpenCV does.
 
 Shapes: H, W height and width of an image or box, S the side of the square output.
 """
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from vitaos.data.crops import center_crop
@@ -37,10 +36,39 @@ def bicubic(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np
 
 
 def area(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The mean of the covered pixels where the image shrinks, bilinear interpolation where it grows."""
+    """OpenCV's INTER_AREA, which FFCV uses: the mean of the covered area where the image shrinks.
+
+    Where a side grows, both are interpolated linearly from the pixel that holds the place, as OpenCV does.
+    """
     shrinks = height <= image_HW3.shape[0] and width <= image_HW3.shape[1]
-    kernel = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image_HW3)).resize((width, height), kernel))
+    along = _area_means if shrinks else _linear_in_pixel
+    resized_hw3 = along(along(image_HW3, height).swapaxes(0, 1), width).swapaxes(0, 1)
+    return np.floor(resized_hw3 + np.float32(0.5)).astype(np.uint8)
+
+
+def _area_means(image_HW3: NDArray[Any], height: int) -> NDArray[np.float32]:
+    """Means of ``height`` equal pieces of the rows, pixels on an edge counted by their covered part."""
+    rows = image_HW3.shape[0]
+    edges = np.arange(height + 1) * (rows / height)
+    whole = np.minimum(edges.astype(np.int64), rows - 1)
+    parts = (edges - whole).astype(np.float32)[:, None, None]
+    sums_HW3 = np.zeros((rows + 1, *image_HW3.shape[1:]), dtype=np.float32)
+    np.cumsum(image_HW3, axis=0, dtype=np.float32, out=sums_HW3[1:])
+    up_to_edges = sums_HW3[whole] + parts * image_HW3[whole]
+    return np.diff(up_to_edges, axis=0) * np.float32(height / rows)
+
+
+def _linear_in_pixel(image_HW3: NDArray[Any], height: int) -> NDArray[np.float32]:
+    """Rows between neighbors, only across the border that falls into an output pixel."""
+    rows = image_HW3.shape[0]
+    ratio = height / rows
+    places = np.arange(height)
+    # OpenCV's own order of operations and precision: the share jumps where it passes a whole number.
+    first = np.floor(places * (1.0 / ratio)).astype(np.int64)
+    share = ((places + 1) - (first + 1) * ratio).astype(np.float32)[:, None, None]
+    share = np.where(share <= 0, np.float32(0), share - np.floor(share))
+    second = np.minimum(first + 1, rows - 1)
+    return (1 - share) * image_HW3[first] + share * image_HW3[second]
 
 
 RESIZERS: Final[dict[str, Resizer]] = {"bicubic": bicubic, "area": area}

@@ -16,7 +16,7 @@ from vitaos.data.ffcv import records as ffcv_records
 from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, open_beton
 from vitaos.data.ffcv.writer import write_beton
-from vitaos.data.folder.files import list_files
+from vitaos.data.folder.scan import list_files
 
 RAW = WriteOptions("raw")
 
@@ -41,7 +41,7 @@ def coverage(pixels: int, fewer: int) -> np.ndarray:
 
 
 def test_raw_records_are_the_files_pixels(photo_folder: Path, tmp_path: Path) -> None:
-    folder = list_files(photo_folder / "train")
+    folder, _ = list_files(photo_folder / "train")
     for workers in (0, 2):
         report = write_beton(folder.root, tmp_path / f"{workers}.beton", RAW, workers=workers)
         assert (report.num_images, report.unreadable, report.already_there) == (51, [], False)
@@ -151,9 +151,9 @@ def test_unreadable_files_are_listed_and_left_out(spoilt_folder: Path, tmp_path:
     report = write_beton(spoilt_folder, out, RAW, workers=workers, on_bad="skip")
     assert (report.num_images, len(report.unreadable)) == (49, 3)
     beton = open_beton(out)
-    good = [index for index, name in enumerate(list_files(spoilt_folder).files.tolist()) if name.decode() not in
+    good = [index for index, name in enumerate(list_files(spoilt_folder)[0].files.tolist()) if name.decode() not in
             ("china/03.jpg", "flower/05.jpg", "mixed/notes.txt")]  # fmt: skip
-    folder = list_files(spoilt_folder)
+    folder, _ = list_files(spoilt_folder)
     assert np.array_equal(beton.targets, folder.targets[good])
     for place, index in enumerate(good):
         assert np.array_equal(beton.image(place), np.asarray(folder.read(index)))
@@ -248,3 +248,17 @@ def test_names_and_folders_that_cannot_be(photo_folder: Path, tmp_path: Path) ->
     (tmp_path / "in" / "a" / "x.jpg").write_text("no")
     with pytest.raises(ValueError, match="none of the 1 files decodes"):
         write_beton(tmp_path / "in", tmp_path / "x.beton", on_bad="skip")
+
+
+def test_what_is_no_file_is_listed_and_no_image_is_written_twice(photo_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(photo_folder / "val", tmp_path / "in")
+    (tmp_path / "in" / "china" / "loop").symlink_to(tmp_path / "in")
+    os.mkfifo(tmp_path / "in" / "flower" / "pipe.jpg")
+    out = tmp_path / "x.beton"
+    with pytest.raises(ValueError, match=r"2 of 9 files do not decode, the first is .*china/loop .*holds the whole"):
+        write_beton(tmp_path / "in", out)
+    report = write_beton(tmp_path / "in", out, on_bad="skip")
+    assert report.num_images == 7
+    listed = (tmp_path / "x.beton.unreadable.txt").read_text()
+    assert [Path(line.split("\t")[0]).name for line in listed.splitlines()] == ["loop", "pipe.jpg"]
+    assert write_beton(tmp_path / "in", out, on_bad="skip").already_there

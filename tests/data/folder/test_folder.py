@@ -17,8 +17,10 @@ from vitaos.data import DataSource, ReadSettings, build_loaders
 from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.crops import CropSettings
-from vitaos.data.folder.files import ImageFolder, read_image, scan_folder
+from vitaos.data.folder.decode import read_image
+from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
+from vitaos.data.folder.scan import scan_folder
 from vitaos.data.folder.timm_transform import timm_transform
 from vitaos.data.order import TrainOrder, evenly_spaced_indices
 
@@ -236,3 +238,15 @@ def test_a_closed_loader_says_so_and_leaves_no_threads(photo_folder: Path) -> No
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)  # a queue's thread ends by itself, a little later
     assert threading.active_count() <= threads
+
+
+def test_bad_images_are_counted_over_all_workers(photo_folder: Path, tmp_path: Path) -> None:
+    root = copied(photo_folder, tmp_path)
+    for name in ("china", "flower"):
+        (root / name / "0.jpg").write_bytes(b"\xff\xd8\xff")
+    loader = FolderEvalLoader(
+        scan_folder(root), rank=0, world=1, batch_size=2, img_size=32, eval_resize=32, workers=2, on_bad="skip"
+    )  # each worker meets one of the two
+    with pytest.raises(CorruptImageError, match="2 of 4 images do not decode"):
+        list(loader)
+    loader.close()

@@ -28,7 +28,8 @@ from vitaos.counter_rng import mix
 from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, decodes
-from vitaos.data.folder.files import ImageFolder, decode_failure, to_rgb
+from vitaos.data.folder.decode import decode_failure, to_rgb
+from vitaos.data.folder.files import ImageFolder
 
 CHUNK: Final = 32
 """Images handed to a worker at a time."""

@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_pat
 from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import native, open_beton
 from vitaos.data.folder.digits import move_into_place
-from vitaos.data.folder.files import ImageFolder, check_no_empty_class, list_files
+from vitaos.data.folder.files import ImageFolder, check_no_empty_class
+from vitaos.data.folder.scan import Unusable, list_files
 from vitaos.files import sync_folder
 
 DIGITS_FOLDER: Final = "digits-1-ffcv"
@@ -69,34 +70,33 @@ def write_beton(
     out = Path(out)
     if out.suffix != ".beton":
         raise ValueError(f"out must end in .beton, got {out}")
-    folder = list_files(source)
+    folder, unusable = list_files(source)
     done = _finished_before(folder, out, options)
     if done is not None:
         return done
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out)
+    left_out = [_left_out(folder, item) for item in unusable]
+    if left_out and on_bad == "fail":
+        _refuse_unreadable(out, left_out, len(folder) + len(left_out))
     unfinished = _unfinished_name(out)
     try:
         unreadable, kept_N = _write_records(folder, unfinished, options, workers, on_progress)
-        _report(out, unreadable)
+        _report(out, left_out + unreadable)
         if len(unreadable) == len(folder):
             raise ValueError(
                 f"none of the {len(folder)} files decodes, the first is {unreadable[0].path} ({unreadable[0].reason}); "
                 f"all are listed in {_report_path(out)}"
             )
         if unreadable and on_bad == "fail":
-            raise ValueError(
-                f"{len(unreadable)} of {len(folder)} files do not decode, the first is {unreadable[0].path} "
-                f"({unreadable[0].reason}); all are listed in {_report_path(out)}. "
-                "Repair or remove them, or leave them out with on_bad=skip"
-            )
+            _refuse_unreadable(out, unreadable, len(folder))
         targets_K = folder.targets[kept_N]
         check_no_empty_class(folder.class_names, targets_K, folder.root)
         _finish(folder, targets_K, out, options, len(unreadable))
     finally:
         unfinished.unlink(missing_ok=True)
         manifest_path(unfinished).unlink(missing_ok=True)
-    return WriteReport(len(targets_K), unreadable, already_there=False)
+    return WriteReport(len(targets_K), left_out + unreadable, already_there=False)
 
 
 def prepare_digit_betons(digits: Path) -> Path:
@@ -196,6 +196,19 @@ def _report(out: Path, unreadable: list[Unreadable]) -> None:
         return
     lines = [f"{item.path}\t{item.reason}\n" for item in unreadable]
     _report_path(out).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def _left_out(folder: ImageFolder, item: Unusable) -> Unreadable:
+    return Unreadable(str(folder.root / item.path), item.reason)
+
+
+def _refuse_unreadable(out: Path, unreadable: list[Unreadable], files: int) -> NoReturn:
+    _report(out, unreadable)
+    raise ValueError(
+        f"{len(unreadable)} of {files} files do not decode, the first is {unreadable[0].path} "
+        f"({unreadable[0].reason}); all are listed in {_report_path(out)}. "
+        "Repair or remove them, or leave them out with on_bad=skip"
+    )
 
 
 def _unfinished_name(out: Path) -> Path:
