@@ -76,7 +76,8 @@ class Report:
         stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
         summary.write_text(json.dumps(self._summary(), indent=2) + "\n", encoding="utf-8")
-        with by_class.open("w", newline="", encoding="utf-8") as file:
+        # Folder names need not be UTF-8: their other bytes are written as \\udcXX.
+        with by_class.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows(self._rows())
         by_image = self._by_image()
         if not by_image:

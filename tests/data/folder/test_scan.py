@@ -100,13 +100,6 @@ def test_a_file_that_cannot_be_opened_is_named(root: Path, monkeypatch: pytest.M
     assert len(scan_folder(root, on_bad="skip")) == 4
 
 
-def test_a_class_name_must_be_text(root: Path) -> None:
-    os.rename(os.fsencode(root / "cat"), os.fsencode(root) + b"/caf\xe9")  # noqa: PTH104  # bytes
-    for on_bad in ("fail", "skip"):
-        with pytest.raises(ValueError, match=r"class folder b'caf\\xe9'.*not UTF-8: rename it"):
-            scan_folder(root, on_bad=on_bad)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("limit", [0, scan.SIGNATURE_LIMIT])
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "TGA"])
 def test_formats_are_taken_whatever_the_number_of_files(

@@ -58,9 +58,8 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") 
         prepare: what to do when the folder is missing, added to the message.
 
     Raises:
-        ValueError: folder missing, without class folders, with an empty class folder, with a class name that is not
-            UTF-8, or (``fail``) with something that is not an image, a second link to the same folder, or unreadable:
-            named and counted.
+        ValueError: folder missing, without class folders, with an empty class folder, or (``fail``) with something
+            that is not an image, a second link to the same folder, or unreadable: named and counted.
     """
     every, unusable = list_files(root, prepare=prepare)
     names = [os.fsdecode(name) for name in every.files.tolist()]
@@ -134,15 +133,7 @@ class _Walk:
 
     def class_names(self) -> list[str]:
         """The folders of the data folder, sorted."""
-        names = sorted(entry.name for entry in self._entries("") if self._is_new_folder(entry, "", self._real_root))
-        for name in names:
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise ValueError(
-                    f"class folder {os.fsencode(name)!r} of {self._root} has a name that is not UTF-8: rename it"
-                ) from None
-        return names
+        return sorted(entry.name for entry in self._entries("") if self._is_new_folder(entry, "", self._real_root))
 
     def file_names(self, class_name: str) -> Iterator[str]:
         """Files of a class folder and of the folders in it, by their path below the class folder."""
