@@ -52,7 +52,7 @@ class CorruptImages:
     @property
     def indices(self) -> list[int]:
         """Dataset indices of the images found bad so far."""
-        marks: list[int] = np.flatnonzero(np.frombuffer(self._bad, dtype=np.uint8)).tolist()
+        marks: list[int] = np.flatnonzero(np.frombuffer(memoryview(self._bad), dtype=np.uint8)).tolist()
         return marks
 
     def decode(self, index: int, decode: Callable[[int], Decoded]) -> tuple[int, Decoded]:
