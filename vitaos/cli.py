@@ -96,6 +96,8 @@ def _compose(overrides: Sequence[str], config_name: str, schema: type[Any]) -> A
             composed = hydra.compose(config_name=config_name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise config.ConfigError(_explain(error, schema)) from error
+    except AssertionError as error:  # OmegaConf's answer to a key below a group that holds nothing
+        raise config.ConfigError(_explain_empty_group(overrides, config_name, schema)) from error
     finally:
         GlobalHydra.instance().clear()
     return config.check(composed, schema)
@@ -216,6 +218,17 @@ def _explain(error: Exception, schema: type[Any]) -> str:
             return f"{key}: unknown key{config.suggest(leaf, config.keys_at(schema, path))}"
         return f"{key}: {str(cause.msg).splitlines()[0]}"
     return text.split("\nConfig search path", maxsplit=1)[0].strip()
+
+
+def _explain_empty_group(overrides: Sequence[str], config_name: str, schema: type[Any]) -> str:
+    """Which key stands below a group that nothing has chosen, as ``data.root=DIR`` without ``data=`` in eval.py."""
+    chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
+    keys = [key for override in overrides if "." in (key := override.partition("=")[0]) and key[0] not in "+~"]
+    for key in keys:
+        group = key.partition(".")[0]
+        if (CONFIGS / group).is_dir() and group not in chosen:
+            return f"{key}: {config_name}.yaml chooses no {group}; choose one before its keys: {group}=NAME {key}=..."
+    return f"{', '.join(keys)}: a group above one of these keys is empty; choose it first (group=NAME)"
 
 
 def _run_and_report(main_fn: Callable[[Any], int | None], checked: Any) -> int | None:

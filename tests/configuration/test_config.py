@@ -221,3 +221,8 @@ def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> No
     check_same_run(stored, compose())
     with pytest.raises(ValueError, match=r"skip_gain"):
         check_same_run(stored, compose("skip_gain=0.5"))
+
+
+def test_a_key_below_a_group_that_nothing_chose_says_to_choose_it() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.root: eval\.yaml chooses no data; .*data=NAME data\.root="):
+        cli.compose(["checkpoint=a.pt", "data.root=/elsewhere"], config_name="eval", schema=EVAL_SCHEMA)

@@ -10,6 +10,8 @@ from typing import Any
 from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import style
 from vitaos.study.cells import Cell, Study, depth_differences
+from vitaos.study.dose import DoseResponse, build_dose_responses
+from vitaos.study.dose_report import dose_rows, draw_dose_figures, markdown_of_dose
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
 from vitaos.study.labels import axis_label, decimals, metric_column, metric_title, technique_title
 from vitaos.study.published import SOURCE, published_beside
@@ -19,7 +21,8 @@ __all__ = ["write_report"]
 
 
 def write_report(study: Study, folder: Path) -> list[Path]:
-    """Write ``report.md``, ``table.csv`` (a row a cell), ``runs.csv`` (a row a run) and the figures.
+    """Write ``report.md``, ``table.csv`` (a row a cell), ``runs.csv`` (a row a run) and the figures; ``dose.csv`` too
+    where runs differ in ``skip_gain``.
 
     Returns:
         The files written.
@@ -27,6 +30,8 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in ("report.md", "table.csv", "runs.csv")]
     figures = []
+    responses = build_dose_responses(study)
+    by_response: list[tuple[DoseResponse, list[Path]]] = []
     with style():
         for model, data in _families(study):
             cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
@@ -35,19 +40,25 @@ def write_report(study: Study, folder: Path) -> list[Path]:
                 figure = new_figure(figure_size(kind, study, cells))
                 draw(figure, study, cells)
                 figure.savefig(figures[-1])
-    written[0].write_text(_markdown(study, figures), encoding="utf-8")
+        by_response = [(response, draw_dose_figures(study, response, folder)) for response in responses]
+    written[0].write_text(_markdown(study, figures, by_response), encoding="utf-8")
     _write_rows(written[1], list(_table_rows(study)))
     _write_rows(written[2], [_run_row(study, cell, run) for cell in study.cells for run in cell.runs])
-    return [*written, *figures]
+    if responses:
+        written.append(folder / "dose.csv")
+        _write_rows(written[-1], [row for response in responses for row in dose_rows(study, response)])
+    return [*written, *figures, *(file for _, files in by_response for file in files)]
 
 
-def _markdown(study: Study, figures: Sequence[Path]) -> str:
+def _markdown(study: Study, figures: Sequence[Path], by_response: Sequence[tuple[DoseResponse, Sequence[Path]]]) -> str:
     lines = [
-        "# Depth scaling",
+        "# Study",
         "",
         f"{axis_label(study.metric)} of the last epoch; mean ± standard deviation over n seeds.",
         "Difference: to plain at the same depth, with the 95% confidence interval of Welch's t.",
     ]
+    for response, files in by_response:
+        lines += ["", *markdown_of_dose(study, response), "", *(f"![{file.stem}]({file.name})" for file in files)]
     for model, data in _families(study):
         cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
         has_published = any(published_beside(study.metric, cell) is not None for cell in cells)

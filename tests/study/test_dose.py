@@ -1,0 +1,105 @@
+"""The dose-response: what is compared with what, how sure it is, and what is written."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_ind
+
+from tests.study.test_study import Write, study, write  # noqa: F401  # the fixture that writes a run folder
+from vitaos.study.dose import build_dose_responses
+from vitaos.study.report import write_report
+from vitaos.study.significance import bootstrap_interval, holm
+
+BY_BLOCK = {"token_similarity_by_block": [0.2, 0.9], "initial_token_similarity_by_block": [0.2, 0.4]}
+
+
+@pytest.fixture
+def grid(write: Write, tmp_path: Path) -> Callable[..., Path]:  # noqa: F811
+    """Two doses, plain and AttnScale, three seeds."""
+
+    def write_grid(**changes: Any) -> Path:
+        for gain, plain, scaled in ((1.0, 80.0, 80.1), (0.5, 20.0, 30.0)):
+            for seed in range(3):
+                options = {"seed": seed, "skip_gain": gain, "lines": BY_BLOCK, **changes}
+                write(f"plain{gain}-{seed}", plain + seed, **options)
+                write(f"scaled{gain}-{seed}", scaled + 1.5 * seed, attnscale=True, **options)
+        return tmp_path
+
+    return write_grid
+
+
+def test_each_dose_is_compared_with_the_plain_runs_of_that_dose(grid: Callable[..., Path]) -> None:
+    (response,) = build_dose_responses(study(grid()))
+    assert (response.model, response.data, response.depth) == ("deit_s", "imagenet", 12)
+    assert response.doses == [1.0, 0.5]
+    assert [(point.cell.technique, point.skip_gain) for point in response.of("attnscale")] == [
+        ("attnscale", 1.0),
+        ("attnscale", 0.5),
+    ]
+    ordinary, collapsed = response.of("attnscale")
+    assert ordinary.cell.difference is not None
+    assert collapsed.cell.difference is not None
+    assert ordinary.cell.difference.value == pytest.approx(0.6)
+    assert collapsed.cell.difference.value == pytest.approx(10.5)
+    expected = ttest_ind([30.0, 31.5, 33.0], [20.0, 21.0, 22.0], equal_var=False).pvalue
+    assert collapsed.p_value == pytest.approx(expected)  # one technique a dose: nothing to correct
+    assert collapsed.monitored("token_similarity_by_block") == pytest.approx([0.2, 0.9])
+
+
+def test_a_study_of_one_dose_has_no_response(write: Write, tmp_path: Path) -> None:  # noqa: F811
+    write("plain", 80.0, skip_gain=0.5)
+    write("scaled", 81.0, skip_gain=0.5, attnscale=True)
+    assert build_dose_responses(study(tmp_path)) == []
+
+
+def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Path], tmp_path: Path) -> None:
+    files = {file.name for file in write_report(study(grid()), tmp_path / "report")}
+    assert {"dose.csv", "dose_deit_s_imagenet_12.png", "dose_blocks_deit_s_imagenet_12.png"} <= files
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| technique | r = 1 | r = 0.5 |" in text
+    assert "+10.50 [" in text
+    with (tmp_path / "report" / "dose.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert {row["n"] for row in rows} == {"3"}
+    assert {row["end_token_similarity_last_block"] for row in rows} == {"0.9"}
+
+
+def test_predictions_by_image_give_a_paired_interval(grid: Callable[..., Path]) -> None:
+    folder = grid()
+    rng = np.random.default_rng(0)
+    targets = rng.integers(10, size=400)
+    for run in folder.iterdir():
+        (run / "evaluation").mkdir()
+        right = rng.random(400) < (0.6 if run.name.startswith("scaled") else 0.3)
+        np.savez(run / "evaluation" / "imagenet-val-predictions.npz", target=targets, raw_correct=right)
+    (response,) = build_dose_responses(study(folder))
+    interval = response.of("attnscale")[0].bootstrap
+    assert interval is not None
+    assert 20 < interval[0] < 30 < interval[1] < 40
+    assert response.of("plain")[0].bootstrap is None
+    (folder / "plain1.0-0" / "evaluation" / "imagenet-val-predictions.npz").write_bytes(b"PK damaged")
+    assert build_dose_responses(study(folder))[0].of("attnscale")[0].bootstrap is None
+
+
+def test_the_bootstrap_pairs_images_and_covers_what_is_known() -> None:
+    rng = np.random.default_rng(1)
+    same = rng.random((1, 500)) < 0.5
+    assert bootstrap_interval(same, same) == (0.0, 0.0)  # paired: the very same answers differ in no resample
+    one, other = rng.random((3, 2000)) < 0.5, rng.random((3, 2000)) < 0.5
+    low, high = bootstrap_interval(one, other)
+    width = 2 * 1.96 * 100 * (2 * 0.25 / (3 * 2000)) ** 0.5  # of independent answers of equally good seeds
+    assert low < 100 * (one.mean() - other.mean()) < high
+    assert 0.8 * width < high - low < 2.5 * width
+    with pytest.raises(ValueError, match="500 against 2000 images"):
+        bootstrap_interval(same, one)
+
+
+def test_holm_is_the_published_rule() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # worked by hand
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

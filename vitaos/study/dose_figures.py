@@ -1,0 +1,108 @@
+"""The figures of a dose-response: accuracy and token similarity against ``skip_gain``, and measures by block."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from matplotlib.lines import Line2D
+
+from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
+from vitaos.study.dose import DosePoint, DoseResponse
+from vitaos.study.labels import axis_label, technique_title
+from vitaos.study.runs import PLAIN
+
+__all__ = ["draw_by_block", "draw_response", "figure_size"]
+
+_MEASURES: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
+
+
+def figure_size(response: DoseResponse, techniques: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches; both figures have the legend below."""
+    return PAGE, 2.6 + legend_height([technique_title(name) for name in techniques], PAGE)
+
+
+def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str], metric: str) -> None:
+    """Left: the metric by dose: mean, every seed, 95% interval from 3 seeds on. Right: similarity at the end."""
+    left, right = figure.subplots(1, 2)
+    _draw_lines(left, response, techniques, lambda point: point.cell.mean, seeds=True)
+    left.set_ylabel(axis_label(metric))
+    seeds = sorted({len(point.cell.runs) for point in response.points})
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    left.set_title(f"mean; dots: seeds (n = {count}); bars: 95%", loc="left")
+    _draw_lines(right, response, techniques, lambda point: _last(point, "token_similarity"))
+    right.set_ylabel("token similarity after the last block")
+    right.set_title("end of training, mean over seeds", loc="left")
+    for axes in (left, right):
+        axes.set_xlabel("skip gain r (1: the ordinary network)")
+        axes.invert_xaxis()  # from the ordinary network to the collapsed one
+    _legend(figure, response, techniques)
+
+
+def draw_by_block(figure: Any, response: DoseResponse, techniques: Sequence[str]) -> None:
+    """A row a measure, a column a dose: by block at the end of training; dashed, plain at its start."""
+    doses = response.doses
+    panels = figure.subplots(len(_MEASURES), len(doses), sharex=True, sharey="row", squeeze=False)
+    for row, (key, title) in enumerate(_MEASURES.items()):
+        for column, dose in enumerate(doses):
+            axes = panels[row][column]
+            for point in response.points:
+                if point.skip_gain == dose:
+                    _draw_blocks(axes, point, key, techniques.index(point.cell.technique))
+            if row == 0:
+                axes.set_title(f"r = {dose:g}")
+            else:
+                axes.set_xlabel("block (0: embedding)")
+        panels[row][0].set_ylabel(title)
+    start = Line2D([], [], color="#555555", linestyle="--", linewidth=1)
+    _legend(figure, response, techniques, extra=[(start, "plain at the start")])
+
+
+def _draw_blocks(axes: Any, point: DosePoint, key: str, index: int) -> None:
+    end = point.monitored(f"{key}_by_block")
+    if end is not None:
+        axes.plot(range(len(end)), end, color=color(index), linestyle=line_style(index), linewidth=1)
+    start = point.monitored(f"initial_{key}_by_block") if point.cell.technique == PLAIN else None
+    if start is not None:
+        axes.plot(range(len(start)), start, color="#555555", linestyle="--", linewidth=1)
+
+
+def _draw_lines(
+    axes: Any,
+    response: DoseResponse,
+    techniques: Sequence[str],
+    value: Callable[[DosePoint], float | None],
+    *,
+    seeds: bool = False,
+) -> None:
+    for index, name in enumerate(techniques):
+        points = [(point, found) for point in response.of(name) if (found := value(point)) is not None]
+        look: dict[str, Any] = {"color": color(index), "marker": marker(index), "linestyle": line_style(index)}
+        x, y = [point.skip_gain for point, _ in points], [found for _, found in points]
+        axes.plot(x, y, **look)
+        if not seeds:
+            continue
+        for point, _ in points:
+            values = point.cell.values
+            axes.plot([point.skip_gain] * len(values), values, "o", color=color(index), markersize=2, alpha=0.5)
+            if len(values) > 2:  # the interval of two is as wide as the axis, and shows nothing
+                axes.errorbar(
+                    point.skip_gain,
+                    point.cell.mean,
+                    yerr=point.half_width,
+                    capsize=2,
+                    elinewidth=0.8,
+                    color=color(index),
+                )
+
+
+def _last(point: DosePoint, key: str) -> float | None:
+    values = point.monitored(f"{key}_by_block")
+    return None if values is None else values[-1]
+
+
+def _legend(
+    figure: Any, response: DoseResponse, techniques: Sequence[str], extra: Sequence[tuple[Any, str]] = ()
+) -> None:
+    shown = [index for index, name in enumerate(techniques) if response.of(name)]
+    handles: list[Any] = [Line2D([], [], color=color(i), marker=marker(i), linestyle=line_style(i)) for i in shown]
+    labels = [technique_title(techniques[index]) for index in shown]
+    legend_below(figure, [*handles, *(handle for handle, _ in extra)], [*labels, *(label for _, label in extra)])

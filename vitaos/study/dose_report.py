@@ -1,0 +1,127 @@
+"""A dose-response as Markdown, rows for a CSV file, and figures."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vitaos.analysis.figures import new_figure
+from vitaos.study.cells import Study
+from vitaos.study.dose import DosePoint, DoseResponse
+from vitaos.study.dose_figures import draw_by_block, draw_response, figure_size
+from vitaos.study.labels import axis_label, decimals, technique_title
+from vitaos.study.runs import PLAIN
+
+__all__ = ["dose_rows", "draw_dose_figures", "markdown_of_dose"]
+
+_MONITORED: Final = ("token_similarity", "hf_dc_ratio")
+
+
+def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
+    """Two tables: the metric, and its difference to plain, a row a technique and a column a dose."""
+    digits = decimals(study.metric)
+    techniques = [name for name in study.techniques if response.of(name)]
+    depth = "" if response.depth is None else f", {response.depth} blocks"
+    lines = [f"## Dose-response of {response.model} on {response.data}{depth}", ""]
+    lines += [f"{axis_label(study.metric)} by `skip_gain`; mean ± standard deviation (seeds).", ""]
+    lines += _grid(response, techniques, lambda point: _mean(point, digits))
+    others = [name for name in techniques if name != PLAIN]
+    if others:
+        lines += [
+            "",
+            "Difference to plain of the same dose: [95% interval by Welch's t over seeds], p corrected by Holm over "
+            "the techniques of the dose; {95% interval of the bootstrap over images and seeds} where `eval.py` left "
+            "predictions.",
+            "",
+            *_grid(response, others, lambda point: _difference(point, digits)),
+        ]
+    return lines
+
+
+def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
+    """A row a point: dose, budget, metric, difference and the monitor's values at the start and the end."""
+    for point in response.points:
+        cell, run = point.cell, point.cell.runs[0]
+        difference = cell.difference
+        interval = (difference.interval if difference else None) or (None, None)
+        bootstrap = point.bootstrap or (None, None)
+        yield {
+            "model": response.model,
+            "data": response.data,
+            "depth": response.depth,
+            "skip_gain": point.skip_gain,
+            "technique": cell.technique,
+            "n": len(cell.runs),
+            "epochs": run.epochs_done,
+            "images": _images_seen(point),
+            "metric": study.metric,
+            "mean": cell.mean,
+            "std": cell.std,
+            "difference": difference.value if difference else None,
+            "welch_low": interval[0],
+            "welch_high": interval[1],
+            "p_holm": point.p_value,
+            "bootstrap_low": bootstrap[0],
+            "bootstrap_high": bootstrap[1],
+            **{
+                f"{when}_{key}_last_block": None
+                if (values := point.monitored(f"{prefix}{key}_by_block")) is None
+                else values[-1]
+                for key in _MONITORED
+                for when, prefix in (("start", "initial_"), ("end", ""))
+            },
+        }
+
+
+def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> list[Path]:
+    """Draw both figures and return their paths."""
+    techniques = study.techniques
+    name = f"{response.model}_{response.data}" + ("" if response.depth is None else f"_{response.depth}")
+    width, height = figure_size(response, techniques)
+    headline, by_block = folder / f"dose_{name}.png", folder / f"dose_blocks_{name}.png"
+    figure = new_figure((width, height))
+    draw_response(figure, response, techniques, study.metric)
+    figure.savefig(headline)
+    figure = new_figure((width, height + 1.4))
+    draw_by_block(figure, response, techniques)
+    figure.savefig(by_block)
+    return [headline, by_block]
+
+
+def _grid(response: DoseResponse, techniques: Sequence[str], text: Any) -> list[str]:
+    lines = ["| technique | " + " | ".join(f"r = {dose:g}" for dose in response.doses) + " |"]
+    lines.append("|---" * (1 + len(response.doses)) + "|")
+    for name in techniques:
+        by_dose = {point.skip_gain: text(point) for point in response.of(name)}
+        lines.append(
+            f"| {technique_title(name)} | " + " | ".join(by_dose.get(dose, "") for dose in response.doses) + " |"
+        )
+    return lines
+
+
+def _mean(point: DosePoint, digits: int) -> str:
+    spread = "" if point.cell.std is None else f" ± {point.cell.std:.{digits}f}"
+    return f"{point.cell.mean:.{digits}f}{spread} ({len(point.cell.runs)})"
+
+
+def _difference(point: DosePoint, digits: int) -> str:
+    difference = point.cell.difference
+    if difference is None:
+        return "not compared"
+    text = f"{difference.value:+.{digits}f}"
+    if difference.interval is not None:
+        low, high = difference.interval
+        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    if point.p_value is not None:
+        text += f" p = {point.p_value:.2g}"
+    if point.bootstrap is not None:
+        text += f" {{{point.bootstrap[0]:+.{digits}f}, {point.bootstrap[1]:+.{digits}f}}}"
+    return text
+
+
+def _images_seen(point: DosePoint) -> int | None:
+    run = point.cell.runs[0]
+    batch, world = run.config.get("batch_size"), run.session.get("world_size")
+    if not isinstance(batch, int) or not isinstance(world, int) or not run.metrics:
+        return None
+    accumulate = run.config.get("accumulate")
+    return int(run.metrics[-1].get("step", 0)) * batch * world * (accumulate if isinstance(accumulate, int) else 1)
