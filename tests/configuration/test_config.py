@@ -173,7 +173,7 @@ def test_digits_bring_a_small_model_and_recipe_unless_others_are_chosen() -> Non
 
 def test_a_stored_configuration_comes_back() -> None:
     config = compose("model=deit_s24", "attnscale=true", "depth=36", "recipe.clip=1.0")
-    assert restore(to_dict(config)) == config
+    assert restore(to_dict(config), "last.pt") == config
 
 
 def test_eval_takes_every_data_and_leaves_the_model_to_the_checkpoint() -> None:
@@ -199,11 +199,11 @@ def test_names_of_runs_follow_what_they_compute() -> None:
 
 def test_a_run_is_not_continued_as_another_one() -> None:
     stored = to_dict(compose("data=digits"))
-    check_same_run(stored, compose("data=digits", "epochs=50", "steps=7", "batch_size=64", "compile=true"))
+    check_same_run(stored, compose("data=digits", "epochs=50", "steps=7", "batch_size=64", "compile=true"), "last.pt")
     with pytest.raises(ValueError, match=r"attnscale: False there, True here"):
-        check_same_run(stored, compose("data=digits", "attnscale=true"))
+        check_same_run(stored, compose("data=digits", "attnscale=true"), "last.pt")
     with pytest.raises(ValueError, match=r"recipe.lr"):
-        check_same_run(stored, compose("data=digits", "recipe.lr=0.5"))
+        check_same_run(stored, compose("data=digits", "recipe.lr=0.5"), "last.pt")
 
 
 def test_no_configuration_names_a_path_of_a_machine() -> None:
@@ -218,9 +218,9 @@ def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> No
     assert damped.startswith("deit_s12-r0.5-imagenet-s0-")
     stored = to_dict(compose())
     del stored["skip_gain"]
-    check_same_run(stored, compose())
+    check_same_run(stored, compose(), "last.pt")
     with pytest.raises(ValueError, match=r"skip_gain"):
-        check_same_run(stored, compose("skip_gain=0.5"))
+        check_same_run(stored, compose("skip_gain=0.5"), "last.pt")
 
 
 def test_a_key_below_a_group_that_nothing_chose_says_to_choose_it() -> None:
