@@ -42,11 +42,14 @@ run() { # seed dose arm
   esac
   # shellcheck disable=SC2086  # the flags are words of their own
   $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="r$2-$3-s$1" \
-    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 &&
-    $python eval.py checkpoint="$out/runs/r$2-$3-s$1" data=ffcv data.root="$out/data" device=cpu >>"$out/log.txt" 2>&1 ||
+    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/r$2-$3-s$1" ||
     echo "failed: $1 $2 $3 (see $out/log.txt)"
 }
-export -f run
+predict() { # run: its answers by image, for the report
+  [ -f "$1/evaluation/ffcv-val-predictions.npz" ] ||
+    $python eval.py checkpoint="$1" data=ffcv data.root="$out/data" device=cpu >>"$out/log.txt" 2>&1
+}
+export -f run predict
 
 for seed in $seeds; do # a seed is a whole grid: the study can be read while it grows
   for dose in $doses; do

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from tests.study.test_study import Write, study, write  # noqa: F401  # the fixture that writes a run folder
+from tests.study.run_folders import Write, study
 from vitaos.study.dose import build_dose_responses
 from vitaos.study.report import write_report
 from vitaos.study.significance import bootstrap_interval, holm
@@ -18,7 +18,7 @@ BY_BLOCK = {"token_similarity_by_block": [0.2, 0.9], "initial_token_similarity_b
 
 
 @pytest.fixture
-def grid(write: Write, tmp_path: Path) -> Callable[..., Path]:  # noqa: F811
+def grid(write: Write, tmp_path: Path) -> Callable[..., Path]:
     """Two doses, plain and AttnScale, three seeds."""
 
     def write_grid(**changes: Any) -> Path:
@@ -50,7 +50,7 @@ def test_each_dose_is_compared_with_the_plain_runs_of_that_dose(grid: Callable[.
     assert collapsed.monitored("token_similarity_by_block") == pytest.approx([0.2, 0.9])
 
 
-def test_a_study_of_one_dose_has_no_response(write: Write, tmp_path: Path) -> None:  # noqa: F811
+def test_a_study_of_one_dose_has_no_response(write: Write, tmp_path: Path) -> None:
     write("plain", 80.0, skip_gain=0.5)
     write("scaled", 81.0, skip_gain=0.5, attnscale=True)
     assert build_dose_responses(study(tmp_path)) == []
@@ -69,6 +69,12 @@ def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Pat
     assert {row["end_token_similarity_last_block"] for row in rows} == {"0.9"}
 
 
+def test_what_a_run_folder_names_its_data_leads_no_figure_out_of_the_report(grid: Callable[..., Path]) -> None:
+    folder = grid(data={"name": "../../x"})
+    report = folder / "report"
+    assert all(file.parent == report for file in write_report(study(folder), report))
+
+
 def test_predictions_by_image_give_a_paired_interval(grid: Callable[..., Path]) -> None:
     folder = grid()
     rng = np.random.default_rng(0)
@@ -82,8 +88,10 @@ def test_predictions_by_image_give_a_paired_interval(grid: Callable[..., Path]) 
     assert interval is not None
     assert 20 < interval[0] < 30 < interval[1] < 40
     assert response.of("plain")[0].bootstrap is None
-    (folder / "plain1.0-0" / "evaluation" / "imagenet-val-predictions.npz").write_bytes(b"PK damaged")
-    assert build_dose_responses(study(folder))[0].of("attnscale")[0].bootstrap is None
+    file = folder / "plain1.0-0" / "evaluation" / "imagenet-val-predictions.npz"
+    for damaged in (b"PK damaged", file.read_bytes()[:-20]):
+        file.write_bytes(damaged)
+        assert build_dose_responses(study(folder))[0].of("attnscale")[0].bootstrap is None
 
 
 def test_the_bootstrap_pairs_images_and_covers_what_is_known() -> None:

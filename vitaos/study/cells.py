@@ -30,25 +30,27 @@ _MONITORED: Final = ("token_similarity", "hf_dc_ratio")  # measured by the monit
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one cell minus mean of the plain one, with its confidence interval by Welch's t.
+    """Mean of one cell minus mean of the plain one, with its confidence interval and p-value by Welch's t.
 
-    ``interval`` (low, high) is None where none can be had: one of the two has a single run, or neither has any spread,
-    which shows the small number of runs and of held-out images rather than certainty.
+    ``interval`` (low, high) and ``p_value`` are None where none can be had: one of the two has a single run, or neither
+    has any spread, which shows the small number of runs and of held-out images rather than certainty.
     """
 
     value: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
 
 
 def welch_difference(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """Mean of `one` minus mean of `other` and its confidence interval; the variances may differ."""
+    """Mean of `one` minus mean of `other`, its confidence interval and p-value; the variances may differ."""
     value = mean(one) - mean(other)
     if min(len(one), len(other)) < 2 or stdev(one) == stdev(other) == 0:
-        return Difference(value, None)
+        return Difference(value)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # one side without spread is sound here
-        interval = ttest_ind(np.asarray(one), np.asarray(other), equal_var=False).confidence_interval(CONFIDENCE)
-    return Difference(value, (float(interval.low), float(interval.high)))
+        test = ttest_ind(np.asarray(one), np.asarray(other), equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(value, (float(interval.low), float(interval.high)), float(test.pvalue))
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,9 @@ def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
     fingerprint = {
         key: value for key, value in run.config.items() if key not in ignored and not key.startswith(prefixes)
     }
-    world = run.session.get("world_size")
-    if isinstance(world, int) and "batch_size" in fingerprint:
-        fingerprint["global batch"] = fingerprint.pop("batch_size") * fingerprint.pop("accumulate", 1) * world
+    if run.global_batch is not None:
+        fingerprint = {key: value for key, value in fingerprint.items() if key not in ("batch_size", "accumulate")}
+        fingerprint["global batch"] = run.global_batch
     if run.metrics:  # data of one name in two places may be two datasets: their sizes differ
         fingerprint["steps an epoch"] = run.metrics[-1].get("step", 0) / max(1, run.epochs_done)
     return fingerprint

@@ -7,20 +7,22 @@ the bootstrap where ``eval.py`` left its predictions (``RUN/evaluation/*-val-pre
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from scipy.stats import ttest_ind
 
 from vitaos.study.cells import CONFIDENCE, Cell, Study
 from vitaos.study.runs import PLAIN, Run
 from vitaos.study.significance import bootstrap_interval, holm
 
-__all__ = ["DosePoint", "DoseResponse", "build_dose_responses", "skip_gain_of"]
+__all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
+
+MONITORED: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
+"""Measures by block of the monitor, and their names on an axis."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class DosePoint:
         found = [line for line in lines if line is not None]
         return [mean(values) for values in zip(*found, strict=True)] if found else None
 
+    def after_last_block(self, key: str) -> float | None:
+        """The last value of :meth:`monitored`; None where nothing was measured."""
+        by_block = self.monitored(f"{key}_by_block")
+        return None if by_block is None else by_block[-1]
+
 
 @dataclass(frozen=True)
 class DoseResponse:
@@ -74,19 +81,12 @@ class DoseResponse:
         )
 
 
-def skip_gain_of(run: Run) -> float:
-    """The dose of a run; runs from before there was one have 1."""
-    gain = run.config.get("skip_gain")
-    return 1.0 if gain is None else float(gain)
-
-
 def build_dose_responses(study: Study) -> list[DoseResponse]:
     """One response for every backbone, dataset and depth that has more than one dose."""
     groups: dict[tuple[str, str, int | None], list[DosePoint]] = {}
     for cell in study.cells:
-        gain = cell.runs[0].config.get("skip_gain")
-        key = (cell.model.removesuffix(f"-r{gain}"), cell.data, cell.depth)
-        groups.setdefault(key, []).append(DosePoint(skip_gain_of(cell.runs[0]), cell))
+        run = cell.runs[0]
+        groups.setdefault((run.backbone, cell.data, cell.depth), []).append(DosePoint(run.skip_gain, cell))
     responses = [DoseResponse(*key, _compare(points)) for key, points in groups.items()]
     return [response for response in responses if len(response.doses) > 1]
 
@@ -99,17 +99,14 @@ def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
         if plain is None:
             compared += here
             continue
-        tested = [point for point in here if (found := point.cell.difference) and found.interval]
-        corrected = holm([_welch_p(point.cell.values, plain.cell.values) for point in tested])
-        p_values = {id(point): value for point, value in zip(tested, corrected, strict=True)}
+        differences = {point.cell.technique: point.cell.difference for point in here}
+        tested = {name: found.p_value for name, found in differences.items() if found and found.p_value is not None}
+        corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
         compared += [
-            replace(point, p_value=p_values.get(id(point)), bootstrap=_bootstrap(point, plain)) for point in here
+            replace(point, p_value=corrected.get(point.cell.technique), bootstrap=_bootstrap(point, plain))
+            for point in here
         ]
     return tuple(compared)
-
-
-def _welch_p(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(ttest_ind(np.asarray(one), np.asarray(other), equal_var=False).pvalue)
 
 
 def _bootstrap(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:
@@ -129,15 +126,11 @@ def _read_predictions(run: Run) -> tuple[NDArray[Any], NDArray[np.bool_]] | None
     files = sorted((run.path / "evaluation").glob("*-val-predictions.npz"))
     if len(files) != 1:
         return None
-    return _read_arrays(files[0])
-
-
-def _read_arrays(file: Path) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(files[0], allow_pickle=False) as arrays:
             name = "ema_correct" if "ema_correct" in arrays else "raw_correct"
             return arrays["target"], arrays[name].astype(bool)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadZipFile):  # damaged: as if there were none
         return None
 
 

@@ -1,21 +1,19 @@
 """The figures of a dose-response: accuracy and token similarity against ``skip_gain``, and measures by block."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from matplotlib.lines import Line2D
 
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
-from vitaos.study.dose import DosePoint, DoseResponse
+from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.labels import axis_label, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["draw_by_block", "draw_response", "figure_size"]
 
-_MEASURES: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
 
-
-def figure_size(response: DoseResponse, techniques: Sequence[str]) -> tuple[float, float]:
+def figure_size(techniques: Sequence[str]) -> tuple[float, float]:
     """Width and height in inches; both figures have the legend below."""
     return PAGE, 2.6 + legend_height([technique_title(name) for name in techniques], PAGE)
 
@@ -28,7 +26,7 @@ def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str]
     seeds = sorted({len(point.cell.runs) for point in response.points})
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     left.set_title(f"mean; dots: seeds (n = {count}); bars: 95%", loc="left")
-    _draw_lines(right, response, techniques, lambda point: _last(point, "token_similarity"))
+    _draw_lines(right, response, techniques, lambda point: point.after_last_block("token_similarity"))
     right.set_ylabel("token similarity after the last block")
     right.set_title("end of training, mean over seeds", loc="left")
     for axes in (left, right):
@@ -40,8 +38,8 @@ def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str]
 def draw_by_block(figure: Any, response: DoseResponse, techniques: Sequence[str]) -> None:
     """A row a measure, a column a dose: by block at the end of training; dashed, plain at its start."""
     doses = response.doses
-    panels = figure.subplots(len(_MEASURES), len(doses), sharex=True, sharey="row", squeeze=False)
-    for row, (key, title) in enumerate(_MEASURES.items()):
+    panels = figure.subplots(len(MONITORED), len(doses), sharex=True, sharey="row", squeeze=False)
+    for row, (key, title) in enumerate(MONITORED.items()):
         for column, dose in enumerate(doses):
             axes = panels[row][column]
             for point in response.points:
@@ -92,11 +90,6 @@ def _draw_lines(
                     elinewidth=0.8,
                     color=color(index),
                 )
-
-
-def _last(point: DosePoint, key: str) -> float | None:
-    values = point.monitored(f"{key}_by_block")
-    return None if values is None else values[-1]
 
 
 def _legend(

@@ -1,19 +1,17 @@
 """A dose-response as Markdown, rows for a CSV file, and figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from vitaos.analysis.figures import new_figure
 from vitaos.study.cells import Study
-from vitaos.study.dose import DosePoint, DoseResponse
+from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.dose_figures import draw_by_block, draw_response, figure_size
-from vitaos.study.labels import axis_label, decimals, technique_title
+from vitaos.study.labels import axis_label, decimals, file_stem, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["dose_rows", "draw_dose_figures", "markdown_of_dose"]
-
-_MONITORED: Final = ("token_similarity", "hf_dc_ratio")
 
 
 def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
@@ -63,10 +61,8 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
             "bootstrap_low": bootstrap[0],
             "bootstrap_high": bootstrap[1],
             **{
-                f"{when}_{key}_last_block": None
-                if (values := point.monitored(f"{prefix}{key}_by_block")) is None
-                else values[-1]
-                for key in _MONITORED
+                f"{when}_{key}_last_block": point.after_last_block(f"{prefix}{key}")
+                for key in MONITORED
                 for when, prefix in (("start", "initial_"), ("end", ""))
             },
         }
@@ -75,8 +71,8 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
 def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> list[Path]:
     """Draw both figures and return their paths."""
     techniques = study.techniques
-    name = f"{response.model}_{response.data}" + ("" if response.depth is None else f"_{response.depth}")
-    width, height = figure_size(response, techniques)
+    name = file_stem(response.model, response.data, *([] if response.depth is None else [str(response.depth)]))
+    width, height = figure_size(techniques)
     headline, by_block = folder / f"dose_{name}.png", folder / f"dose_blocks_{name}.png"
     figure = new_figure((width, height))
     draw_response(figure, response, techniques, study.metric)
@@ -87,7 +83,7 @@ def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> lis
     return [headline, by_block]
 
 
-def _grid(response: DoseResponse, techniques: Sequence[str], text: Any) -> list[str]:
+def _grid(response: DoseResponse, techniques: Sequence[str], text: Callable[[DosePoint], str]) -> list[str]:
     lines = ["| technique | " + " | ".join(f"r = {dose:g}" for dose in response.doses) + " |"]
     lines.append("|---" * (1 + len(response.doses)) + "|")
     for name in techniques:
@@ -120,8 +116,4 @@ def _difference(point: DosePoint, digits: int) -> str:
 
 def _images_seen(point: DosePoint) -> int | None:
     run = point.cell.runs[0]
-    batch, world = run.config.get("batch_size"), run.session.get("world_size")
-    if not isinstance(batch, int) or not isinstance(world, int) or not run.metrics:
-        return None
-    accumulate = run.config.get("accumulate")
-    return int(run.metrics[-1].get("step", 0)) * batch * world * (accumulate if isinstance(accumulate, int) else 1)
+    return None if run.global_batch is None else int(run.metrics[-1]["step"]) * run.global_batch

@@ -1,8 +1,9 @@
 """What a study's techniques and metrics are called in tables, axes and file names."""
 
+import re
 from typing import Final
 
-__all__ = ["axis_label", "decimals", "metric_column", "metric_title", "technique_title"]
+__all__ = ["axis_label", "decimals", "file_stem", "metric_column", "metric_title", "technique_title"]
 
 _TITLES: Final = {
     "attnscale": "AttnScale",
@@ -58,6 +59,11 @@ def metric_column(metric: str) -> str:
 def decimals(metric: str) -> int:
     """How many decimals of a metric are worth showing."""
     return 2 if _is_percentage(metric) else 4
+
+
+def file_stem(*names: str) -> str:
+    """Part of a file's name; what a run folder names its model and data never leads out of the report's folder."""
+    return re.sub(r"[^\w.+-]", "-", "_".join(names))
 
 
 def _is_percentage(metric: str) -> bool:

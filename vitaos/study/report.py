@@ -1,7 +1,6 @@
 """A depth-scaling study as Markdown, CSV and figures."""
 
 import csv
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from vitaos.study.cells import Cell, Study, depth_differences
 from vitaos.study.dose import DoseResponse, build_dose_responses
 from vitaos.study.dose_report import dose_rows, draw_dose_figures, markdown_of_dose
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
-from vitaos.study.labels import axis_label, decimals, metric_column, metric_title, technique_title
+from vitaos.study.labels import axis_label, decimals, file_stem, metric_column, metric_title, technique_title
 from vitaos.study.published import SOURCE, published_beside
 from vitaos.study.runs import PLAIN, Run
 
@@ -36,7 +35,7 @@ def write_report(study: Study, folder: Path) -> list[Path]:
         for model, data in _families(study):
             cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
             for kind, draw in ((metric_column(study.metric), draw_by_depth), ("curves", draw_curves)):
-                figures.append(folder / f"{kind}_{_file_stem(model, data)}.png")
+                figures.append(folder / f"{kind}_{file_stem(model, data)}.png")
                 figure = new_figure(figure_size(kind, study, cells))
                 draw(figure, study, cells)
                 figure.savefig(figures[-1])
@@ -67,7 +66,7 @@ def _markdown(study: Study, figures: Sequence[Path], by_response: Sequence[tuple
             lines += ["", f"Published: {SOURCE}."]
         lines += list(_depth_notes(study, cells))
         for figure in figures:
-            if figure.stem.endswith(f"_{_file_stem(model, data)}"):
+            if figure.stem.endswith(f"_{file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
     if study.notes:
         lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
@@ -196,11 +195,6 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _file_stem(model: str, data: str) -> str:
-    """Part of a file's name; what a run folder names its model and data never leads out of the report's folder."""
-    return re.sub(r"[^\w.+-]", "-", f"{model}_{data}")
 
 
 def _families(study: Study) -> list[tuple[str, str]]:

@@ -28,7 +28,8 @@ class Run:
         config: its configuration, flattened to dotted keys.
         metrics: its epochs, in order.
         session: its last start in ``environment.json``: command, hardware, processes; empty where there is none.
-        model: the backbone, its depth left out of the name.
+        backbone: the model's name without its depth.
+        skip_gain: gain of the residual around attention; 1 is the ordinary network.
         depth: blocks; None where neither the configuration nor the name says.
         technique: the techniques that are on, timm's register tokens among them, or ``plain``.
     """
@@ -37,9 +38,23 @@ class Run:
     config: dict[str, Any]
     metrics: list[dict[str, Any]]
     session: dict[str, Any]
-    model: str
+    backbone: str
+    skip_gain: float
     depth: int | None
     technique: str
+
+    @property
+    def model(self) -> str:
+        """The backbone, and the skip gain where it is not 1: each is a family with plain runs of its own."""
+        return self.backbone if self.skip_gain == 1 else f"{self.backbone}-r{self.skip_gain}"
+
+    @property
+    def global_batch(self) -> int | None:
+        """Images of a global step over all processes; None where the folder does not record it."""
+        batch_size, processes = self.config.get("batch_size"), self.session.get("world_size")
+        if batch_size is None or not isinstance(processes, int):
+            return None
+        return int(batch_size) * int(self.config.get("accumulate", 1)) * processes
 
     @property
     def seed(self) -> Any:
@@ -95,8 +110,8 @@ def read_runs(
 def _read_run(folder: Path, technique_flags: Sequence[str], identify: Callable[[str], tuple[str, int | None]]) -> Run:
     config = flatten(read_config(folder / "config.yaml"), technique_flags)
     metrics = read_epochs(folder / "metrics.jsonl")
-    model, own_depth = identify(config["model.name"])
-    gain = config.get("skip_gain")  # a family of its own for each dose, with its own plain runs
+    backbone, own_depth = identify(config["model.name"])
+    gain = config.get("skip_gain")
     stages = config.get("model.keywords.depths") or ()
     depth = config.get("depth") or config.get("model.keywords.depth") or sum(stages) or own_depth
     return Run(
@@ -104,7 +119,8 @@ def _read_run(folder: Path, technique_flags: Sequence[str], identify: Callable[[
         config=config,
         metrics=metrics,
         session=read_last_session(folder / "environment.json"),
-        model=model if gain in (None, 1) else f"{model}-r{gain}",
+        backbone=backbone,
+        skip_gain=1.0 if gain is None else float(gain),
         depth=None if depth is None else int(depth),
         technique=_technique_name(config, technique_flags),
     )
