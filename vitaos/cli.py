@@ -97,7 +97,10 @@ def _compose(overrides: Sequence[str], config_name: str, schema: type[Any]) -> A
     except (HydraException, OmegaConfBaseException) as error:
         raise config.ConfigError(_explain(error, schema)) from error
     except AssertionError as error:  # OmegaConf's answer to a key below a group that holds nothing
-        raise config.ConfigError(_explain_empty_group(overrides, config_name, schema)) from error
+        explanation = _explain_empty_group(overrides, config_name)
+        if explanation is None:
+            raise
+        raise config.ConfigError(explanation) from error
     finally:
         GlobalHydra.instance().clear()
     return config.check(composed, schema)
@@ -220,15 +223,14 @@ def _explain(error: Exception, schema: type[Any]) -> str:
     return text.split("\nConfig search path", maxsplit=1)[0].strip()
 
 
-def _explain_empty_group(overrides: Sequence[str], config_name: str, schema: type[Any]) -> str:
+def _explain_empty_group(overrides: Sequence[str], config_name: str) -> str | None:
     """Which key stands below a group that nothing has chosen, as ``data.root=DIR`` without ``data=`` in eval.py."""
-    chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
-    keys = [key for override in overrides if "." in (key := override.partition("=")[0]) and key[0] not in "+~"]
+    keys = [override.partition("=")[0] for override in overrides]
     for key in keys:
-        group = key.partition(".")[0]
-        if (CONFIGS / group).is_dir() and group not in chosen:
+        group, dot, _ = key.partition(".")
+        if dot and (CONFIGS / group).is_dir() and group not in keys:
             return f"{key}: {config_name}.yaml chooses no {group}; choose one before its keys: {group}=NAME {key}=..."
-    return f"{', '.join(keys)}: a group above one of these keys is empty; choose it first (group=NAME)"
+    return None
 
 
 def _run_and_report(main_fn: Callable[[Any], int | None], checked: Any) -> int | None:

@@ -211,10 +211,8 @@ def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = Fals
     if dashed:
         handles.append(Line2D([], [], color="#555555", linestyle="--"))
         labels.append("without AttnScale")
-    if spread and len(runs) > _MOST_BANDS:
-        handles.append(Line2D([], [], linestyle="none", marker="|", markersize=7, color="#555555"))
-        labels.append(SPREAD_LABEL)
-    elif spread:
-        handles.append(Patch(facecolor="#555555", alpha=0.25))
+    if spread:
+        bar = Line2D([], [], linestyle="none", marker="|", markersize=7, color="#555555")
+        handles.append(bar if len(runs) > _MOST_BANDS else Patch(facecolor="#555555", alpha=0.25))
         labels.append(SPREAD_LABEL)
     legend_below(figure, handles, labels)

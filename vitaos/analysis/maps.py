@@ -165,12 +165,7 @@ def draw_map_similarity_matrix(figure: Any, analyses: Sequence[Analysis]) -> Non
         ticks = _ticks(count)
         axes.set_xticks(ticks)
         axes.set_yticks(ticks)
-    figure.colorbar(
-        image,
-        ax=all_axes,
-        label=label,
-        pad=0.02,
-    )
+    figure.colorbar(image, ax=all_axes, label=label, pad=0.02)
 
 
 def draw_feature_spectrum(figure: Any, analyses: Sequence[Analysis]) -> None:

@@ -64,7 +64,7 @@ def style() -> Iterator[None]:
 
 
 def color(index: int) -> str:
-    """Colour of the run with this number, the same in every figure."""
+    """Color of the run with this number, the same in every figure."""
     return _COLORS[index % len(_COLORS)]
 
 

@@ -1,6 +1,6 @@
 """An analysis of one or several models: what is looked at, on which images, and where the figures go."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -77,8 +77,8 @@ def _label(config: AnalyzeConfig, checkpoint: str | None) -> str:
 
 def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, world: World) -> Analysis:
     target = resolve_checkpoint(config, checkpoint) if checkpoint else untrained(config)
-    weights = _chosen_weights(config, target)
-    provenance = Provenance(weights, _step(target), target.data.name)
+    weights = "untrained" if target.path is None else target.choose_one(config.weights)
+    provenance = Provenance(weights, target.step, target.data.name)
     print(f"{label}: {target.path or 'random weights'}", flush=True)
     with closing(build_loader(config, target, world)) as loader:
         model = _model(target, weights, len(loader.class_names)).to(world.device)
@@ -99,19 +99,6 @@ def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, worl
             )
     print(f"  {provenance.describe(measured.images)}", flush=True)
     return measured
-
-
-def _chosen_weights(config: AnalyzeConfig, target: EvalTarget) -> str:
-    if target.path is None:
-        return "untrained"
-    return target.choose_weights("both" if config.weights == "auto" else config.weights)[-1]
-
-
-def _step(target: EvalTarget) -> int | None:
-    """The training step of a checkpoint; None for files that do not record one."""
-    progress = target.content.get("progress")
-    step = progress.get("step") if isinstance(progress, Mapping) else None
-    return step if isinstance(step, int) else None
 
 
 def _model(target: EvalTarget, weights: str, classes_of_images: int) -> nn.Module:

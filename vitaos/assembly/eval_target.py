@@ -13,7 +13,7 @@ from vitaos.checkpoint.safe_load import load_file
 from vitaos.checkpoint.store import FORMAT, find_newest
 from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader
-from vitaos.data.folder.digits import FOLDER
+from vitaos.data.folder.digits import digits_folder
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
 from vitaos.weights.names import EMA_KEYS
@@ -57,6 +57,21 @@ class EvalTarget:
         if wanted == "ema" and not has_average:
             raise ValueError(f"weights=ema: {self.path} holds no running average of the weights; use weights=raw")
         return {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"] if has_average else ["raw"]}[wanted]
+
+    def choose_one(self, wanted: str) -> str:
+        """``raw`` or ``ema``: what is asked for; ``auto`` means the running average where the file has one.
+
+        Raises:
+            ValueError: as :meth:`choose_weights`.
+        """
+        return self.choose_weights("both" if wanted == "auto" else wanted)[-1]
+
+    @property
+    def step(self) -> int | None:
+        """The training step of the checkpoint; None for files that do not record one."""
+        progress = self.content.get("progress")
+        step = progress.get("step") if isinstance(progress, Mapping) else None
+        return step if isinstance(step, int) else None
 
     def load_weights(self, model: nn.Module, weights: str) -> None:
         """Load ``raw`` or ``ema`` weights into the model.
@@ -143,7 +158,7 @@ def _file_of(path: Path) -> Path:
     """A run folder means its newest whole checkpoint."""
     if not path.is_dir():
         return path
-    found = find_newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    found = find_newest(path)
     if found is None:
         raise ValueError(f"checkpoint={path}: no checkpoint in that folder; expected a run folder or a file")
     return found.path
@@ -160,14 +175,10 @@ def _only_read(data: DataConfig) -> DataConfig:
     """Stored data as it lies there: a file does not decide where the digits are written when they are missing."""
     if data.kind != "digits":
         return data
-    from vitaos.data.ffcv.writer import DIGITS_FOLDER  # noqa: PLC0415  # FFCV is optional
-
-    parent = Path(data.root) if data.root is not None else Path.home() / ".cache" / "vitaos"
-    by_ffcv = data.loader == "ffcv"
     return replace(
         data,
-        kind="ffcv" if by_ffcv else "folder",
-        root=str(parent / (DIGITS_FOLDER if by_ffcv else FOLDER)),
+        kind=data.loader,
+        root=str(digits_folder(data.root, ffcv=data.loader == "ffcv")),
         prepare="The digits that this checkpoint was trained on are not there: add data=digits data.root=DIR",
     )
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget
+from vitaos.checkpoint.folder import run_folder_of
 from vitaos.config import EvalConfig, enabled_techniques
 from vitaos.data import EvalLoader
 from vitaos.engine.evaluator import EvaluationResult, evaluate
@@ -76,7 +77,7 @@ class Report:
         stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
         summary.write_text(json.dumps(self._summary(), indent=2) + "\n", encoding="utf-8")
-        # Folder names need not be UTF-8: their other bytes are written as \\udcXX.
+        # Folder names need not be UTF-8: their other bytes are written as \udcXX.
         with by_class.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows(self._rows())
         by_image = self._by_image()
@@ -139,6 +140,5 @@ class Report:
 
 def _folder_for(checkpoint: Path) -> Path:
     """Beside the checkpoint: ``RUN/evaluation`` for a run's, ``NAME_evaluation`` for a lone file."""
-    if checkpoint.parent.name == "checkpoints":
-        return checkpoint.parent.parent / "evaluation"
-    return checkpoint.with_name(f"{checkpoint.stem}_evaluation")
+    run = run_folder_of(checkpoint)
+    return run / "evaluation" if run is not None else checkpoint.with_name(f"{checkpoint.stem}_evaluation")

@@ -31,7 +31,7 @@ def export(config: ExportConfig) -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"out={folder} exists and is not empty: give a new folder")
     target = resolve_checkpoint(config, str(config.checkpoint))
-    weights = target.choose_weights("both" if config.weights == "auto" else config.weights)[-1]
+    weights = target.choose_one(config.weights)
     model: Any = build_model(target, _num_classes(target)).eval()
     # timm describes the architecture's published weights: these are others.
     model.pretrained_cfg = model.pretrained_cfg | {"tag": "", "license": config.license}

@@ -9,6 +9,7 @@ from vitaos.assembly.fingerprint import to_dict
 from vitaos.checkpoint.folder import run_folder_of
 from vitaos.config import enabled_techniques
 from vitaos.metrics_reader import finite_or_null, read_metrics
+from vitaos.study.run_files import read_last_session
 
 _MEASURED: Final = ("val_top1", "val_top5", "val_loss", "ema_top1", "ema_top5", "ema_loss")
 _PAPER: Final = (
@@ -25,14 +26,12 @@ _PAPER: Final = (
 def measured(target: EvalTarget) -> dict[str, Any]:
     """What the run measured at the step of this checkpoint, in percent and nats; {} for a file outside of a run."""
     folder = run_folder_of(target.file)
-    progress = target.content.get("progress")
-    step = progress.get("step") if isinstance(progress, Mapping) else None
-    if folder is None or step is None:
+    if folder is None or target.step is None:
         return {}
     for line in read_metrics(folder / "metrics.jsonl"):
-        if line.get("step") == step:
+        if line.get("step") == target.step:
             found = {key: line[key] for key in _MEASURED if isinstance(line.get(key), int | float)}
-            return dict(finite_or_null({"step": step, **found}))
+            return dict(finite_or_null({"step": target.step, **found}))
     return {}
 
 
@@ -112,15 +111,16 @@ def _validation_images(target: EvalTarget) -> int | None:
 
 
 def _hardware(target: EvalTarget) -> str:
-    """The machine of the run's last session, as ``environment.json`` has it."""
+    """What the processes of the run's last session ran on, one GPU each where there were GPUs."""
     folder = run_folder_of(target.file)
     try:
-        text = (folder / "environment.json").read_text(encoding="utf-8") if folder is not None else "{}"
-        hardware = json.loads(text)["sessions"][-1]["hardware"]
-        devices = [str(device["name"]) for device in hardware["gpus"]] or [str(hardware["cpu"])]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        session = read_last_session(folder / "environment.json") if folder is not None else {}
+        hardware, processes = session["hardware"], int(session["world_size"])
+        devices = [str(device["name"]) for device in hardware["gpus"]]
+        cpu = str(hardware["cpu"])
+    except (OSError, ValueError, LookupError, TypeError):
         return "hardware unknown"
-    return f"trained on {len(devices)} x {_line(devices[0])}"
+    return f"trained on {processes} x {_line(devices[0])}" if devices else f"trained on a CPU, {_line(cpu)}"
 
 
 def _line(text: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from vitaos.assembly import builders, fingerprint
 from vitaos.assembly.stored_config import restore
-from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume, load_checkpoint
+from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume, load_checkpoint, resume_source
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import differences
@@ -78,10 +78,8 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dic
 
 def _check_sources_exist(config: TrainConfig) -> None:
     """Refuse a file to start from that is not there, before a run folder is made."""
-    if config.resume not in ("auto", "never") and not Path(config.resume).exists():
-        raise ValueError(
-            f"resume={config.resume}: it is auto, never, or the path of a checkpoint or run folder; none is there"
-        )
+    if config.resume not in ("auto", "never"):
+        resume_source(config.resume)
     if config.init and not Path(config.init).is_file():
         raise ValueError(f"init={config.init}: no such file")
 

@@ -148,11 +148,7 @@ def find_resume(resume: str, folder: str | Path) -> ResumePoint | None:
     own = find_newest(folder)
     if own is not None or resume == "auto":
         return own
-    path = Path(resume)
-    if not path.exists():
-        raise ValueError(
-            f"resume={resume}: it is auto, never, or the path of a checkpoint or run folder; none is there."
-        )
+    path = resume_source(resume)
     if path.is_dir():
         found = find_newest(path)
         if found is None:
@@ -160,6 +156,20 @@ def find_resume(resume: str, folder: str | Path) -> ResumePoint | None:
         return found
     contents = load_checkpoint(path)
     return ResumePoint(path, _step_of(path, contents), contents["config"], data=contents.get("data"))
+
+
+def resume_source(resume: str) -> Path:
+    """The checkpoint or run folder that ``resume``, neither ``auto`` nor ``never``, names.
+
+    Raises:
+        ValueError: nothing is there.
+    """
+    path = Path(resume)
+    if not path.exists():
+        raise ValueError(
+            f"resume={resume}: it is auto, never, or the path of a checkpoint or run folder; none is there."
+        )
+    return path
 
 
 class Checkpoints:

@@ -137,13 +137,11 @@ class BackgroundWriter:
     def retry(self) -> bool:
         """Try once more what failed last, and wait for everything; whether nothing is left unwritten."""
         self.flush()
-        with self._idle:
-            job, self._failed = self._failed, None
-            if job is None:
-                return True
-            self._unfinished += 1
+        job = self._take_failed()
+        if job is None:
+            return True
         self._slots.acquire()
-        self._jobs.put(job._replace(tries=job.tries + 1))
+        self._jobs.put(job)
         self.flush()
         return self._failed is None
 
@@ -169,15 +167,22 @@ class BackgroundWriter:
                 self._finish_one()
 
     def _retry_in_thread(self) -> None:
+        job = self._take_failed()
+        if job is None:
+            return
+        try:
+            self._attempt(job)
+        finally:
+            self._finish_one()
+
+    def _take_failed(self) -> _Job | None:
+        """The write that failed last, for one more try, which counts as unfinished from now on."""
         with self._idle:
             job, self._failed = self._failed, None
             if job is None:
-                return
+                return None
             self._unfinished += 1
-        try:
-            self._attempt(job._replace(tries=job.tries + 1))
-        finally:
-            self._finish_one()
+        return job._replace(tries=job.tries + 1)
 
     def _attempt(self, job: _Job) -> None:
         """Write a job; one that fails is kept for another try, and only its first failure is counted and reported."""

@@ -30,7 +30,7 @@ def random_resized_crop(
     """Boxes with the distribution of torchvision's ``RandomResizedCrop`` (and timm's), from given uniform numbers.
 
     A try draws an area uniformly in ``scale`` times the image's and a shape log-uniformly in ``ratio``; the first of
-    ten that fits is placed uniformly. Where none fits, the largest centerd box whose shape lies within ``ratio``.
+    ten that fits is placed uniformly. Where none fits, the largest centered box whose shape lies within ``ratio``.
 
     Args:
         heights_B, widths_B: sizes of the images.

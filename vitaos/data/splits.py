@@ -62,7 +62,7 @@ def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None,
     """
     root, engine = source.root, source.loader
     if source.kind == "digits":
-        root = prepare_digits(root if root is not None else Path.home() / ".cache" / "vitaos")
+        root = prepare_digits(root)
         if engine == "ffcv":
             from vitaos.data.ffcv.writer import prepare_digit_betons  # noqa: PLC0415  # FFCV is optional
 

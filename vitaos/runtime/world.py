@@ -117,12 +117,11 @@ def initialize(device: str = "auto") -> World:
     control = None
     if size > 1:
         _find_main_address(os.environ)
-        timeout = _COLLECTIVE_TIMEOUT
         if not dist.is_initialized():
             backend = "nccl" if chosen.type == "cuda" else "gloo"
-            store = _store_of_this_attempt(os.environ, size, timeout)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        control = dist.new_group(backend="gloo", timeout=timeout)
+            store = _store_of_this_attempt(os.environ, size, _COLLECTIVE_TIMEOUT)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
+        control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
     joined = World(rank=rank, size=size, local_rank=local_rank, device=chosen, control=control)
     if size > 1 and chosen.type == "cuda":
         uuid = str(torch.cuda.get_device_properties(chosen).uuid)

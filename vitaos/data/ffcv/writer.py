@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,10 @@ from vitaos.data.corrupt_images import OnBad
 from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_path, read_manifest, write_manifest
 from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import native, open_beton
-from vitaos.data.folder.digits import move_into_place
+from vitaos.data.folder.digits import FFCV_FOLDER, move_into_place
 from vitaos.data.folder.files import ImageFolder, check_no_empty_class
 from vitaos.data.folder.scan import Unusable, list_files
 from vitaos.files import sync_folder
-
-DIGITS_FOLDER: Final = "digits-1-ffcv"
 
 
 class Unreadable(NamedTuple):
@@ -105,10 +103,10 @@ def prepare_digit_betons(digits: Path) -> Path:
     Returns:
         the folder that holds ``train.beton`` and ``val.beton``.
     """
-    finished = digits.parent / DIGITS_FOLDER
+    finished = digits.parent / FFCV_FOLDER
     if finished.is_dir():
         return finished
-    unfinished = digits.parent / f".{DIGITS_FOLDER}-{socket.gethostname()}-{os.getpid()}"
+    unfinished = digits.parent / f".{FFCV_FOLDER}-{socket.gethostname()}-{os.getpid()}"
     try:
         for part in ("train", "val"):
             write_beton(digits / part, unfinished / f"{part}.beton", WriteOptions(mode="raw", max_resolution=64))

@@ -20,21 +20,28 @@ VAL_PER_CLASS: Final = 36
 SPLIT_SEED: Final = 0
 FOLDER: Final = "digits-1"
 """Name of the written folder; its number changes when the files would."""
+FFCV_FOLDER: Final = f"{FOLDER}-ffcv"
+"""Name of the folder with the same images as betons."""
 
 
-def prepare_digits(root: str | Path) -> Path:
-    """Write the digits as ``<root>/digits-1/{train,val}/<digit>/<number>.png``, once; several processes may call it
-    together.
+def digits_folder(root: str | Path | None, *, ffcv: bool = False) -> Path:
+    """Where the digits lie, or would: below `root`, by default ``~/.cache/vitaos``."""
+    parent = Path(root) if root is not None else Path.home() / ".cache" / "vitaos"
+    return parent / (FFCV_FOLDER if ffcv else FOLDER)
+
+
+def prepare_digits(root: str | Path | None) -> Path:
+    """Write the digits as ``{train,val}/<digit>/<number>.png`` below :func:`digits_folder`, once; several processes may
+    call it together.
 
     Returns:
         the folder that holds ``train`` and ``val``.
     """
-    root = Path(root)
-    finished = root / FOLDER
+    finished = digits_folder(root)
     if finished.is_dir():
         return finished
-    root.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=root))
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=finished.parent))
     try:
         _write_files(unfinished)
         unfinished.chmod(0o755)
