@@ -18,7 +18,8 @@ MAY_SEE = {
     "suggest": set(),
     "dtypes": set(),
     "technique_names": set(),
-    "config": {"suggest"},
+    "config": set(),
+    "config_check": {"config", "suggest"},
     "batch": set(),
     "counter_rng": set(),
     "files": set(),
@@ -36,7 +37,7 @@ MAY_SEE = {
     "weights": {"checkpoint", "files", "models", "techniques"},
     "root": set(),
     "user_configs": {"root"},
-    "cli": {"config", "root", "runtime", "user_configs"},
+    "cli": {"config", "config_check", "root", "runtime", "user_configs"},
     "__main__": {"root"},
 }
 

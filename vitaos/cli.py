@@ -21,7 +21,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vitaos import config, user_configs
+from vitaos import config, config_check, user_configs
 from vitaos.root import ROOT
 from vitaos.runtime import submitit as sweep_jobs
 
@@ -70,7 +70,7 @@ def _run(main_fn: Callable[[Any], int | None], config_name: str, schema: type[An
         _check_before_start(arguments.overrides, config_name, schema, sweeps=sweeps)
 
     def job(composed: DictConfig) -> None:
-        status = _run_and_report(main_fn, config.check(composed, schema))
+        status = _run_and_report(main_fn, config_check.check(composed, schema))
         if status and sweep_jobs.is_sweep_job(os.environ):
             sweep_jobs.end(status)
         if status:
@@ -83,7 +83,7 @@ def compose(overrides: Sequence[str], *, config_name: str, schema: type[Any]) ->
     """The checked configuration that a command line stands for, without running anything (tests, notebooks).
 
     Raises:
-        ConfigError: as :func:`vitaos.config.check`, or a group, choice or key that does not exist.
+        ConfigError: as :func:`vitaos.config_check.check`, or a group, choice or key that does not exist.
     """
     _register_schema(config_name, schema)
     return _compose(expand_shorthand(overrides, schema), config_name, schema)
@@ -103,7 +103,7 @@ def _compose(overrides: Sequence[str], config_name: str, schema: type[Any]) -> A
         raise config.ConfigError(explanation) from error
     finally:
         GlobalHydra.instance().clear()
-    return config.check(composed, schema)
+    return config_check.check(composed, schema)
 
 
 def _register_schema(config_name: str, schema: type[Any], about: str = "") -> None:
@@ -218,7 +218,7 @@ def _explain(error: Exception, schema: type[Any]) -> str:
         key = str(cause.full_key)
         if "not in" in str(cause.msg):
             *path, leaf = key.split(".")
-            return f"{key}: unknown key{config.suggest(leaf, config.keys_at(schema, path))}"
+            return f"{key}: unknown key{config_check.suggest(leaf, config_check.keys_at(schema, path))}"
         return f"{key}: {str(cause.msg).splitlines()[0]}"
     return text.split("\nConfig search path", maxsplit=1)[0].strip()
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vitaos import config as configuration
+from vitaos import config_check
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.config import ConfigError
 
@@ -37,7 +37,7 @@ def restore(stored: Any, source: str | Path) -> Any:
         _check_values(stored)
         _check_sections(stored)
         try:
-            return configuration.check(OmegaConf.create(dict(stored)), TRAIN_SCHEMA)
+            return config_check.check(OmegaConf.create(dict(stored)), TRAIN_SCHEMA)
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
             raise ConfigError(str(error).splitlines()[0]) from error
     except ConfigError as error:
