@@ -116,11 +116,11 @@ def _hardware(target: EvalTarget) -> str:
     try:
         session = read_last_session(folder / "environment.json") if folder is not None else {}
         hardware, processes = session["hardware"], int(session["world_size"])
-        devices = [str(device["name"]) for device in hardware["gpus"]]
-        cpu = str(hardware["cpu"])
+        gpus = [str(device["name"]) for device in hardware["gpus"]]
+        count, name = (processes, gpus[0]) if gpus else (1, str(hardware["cpu"]))
     except (OSError, ValueError, LookupError, TypeError):
         return "hardware unknown"
-    return f"trained on {processes} x {_line(devices[0])}" if devices else f"trained on a CPU, {_line(cpu)}"
+    return f"trained on {count} x {_line(name)}"
 
 
 def _line(text: str) -> str:
