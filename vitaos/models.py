@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import timm
-from timm.layers import trunc_normal_
+from timm.layers import trunc_normal_, use_fused_attn
+from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
 from vitaos import techniques
@@ -194,7 +195,7 @@ def _build(entry: str, **keywords: Any) -> Any:
     if opening:
         raise ValueError(f"{opening[0]}: models start from random weights; then vitaos.load_weights(model, FILE).")
     try:
-        return timm.create_model(entry, pretrained=False, **keywords)
+        return _fuse_windows(timm.create_model(entry, pretrained=False, **keywords))
     except TypeError as error:
         unknown = _UNKNOWN_KEYWORD.search(str(error))
         if unknown is None:
@@ -203,6 +204,18 @@ def _build(entry: str, **keywords: Any) -> Any:
     except AssertionError as error:  # timm's answer to values that do not go together
         given = ", ".join(f"{key}={value}" for key, value in keywords.items())
         raise ValueError(f"The timm model {entry} cannot be built with {given}: {str(error).rstrip('.')}.") from error
+
+
+def _fuse_windows(model: nn.Module) -> nn.Module:
+    """Let Swin's windows use fused attention wherever ViT does: timm leaves it off for them ("experimental").
+
+    The same sum in another order: bias and mask are added to the scores inside the kernel. ``TIMM_FUSED_ATTN=0`` still
+    switches it off.
+    """
+    for module in model.modules():
+        if isinstance(module, WindowAttention):
+            module.fused_attn = use_fused_attn()
+    return model
 
 
 __all__ = ["BACKBONES", "Backbone", "create_model", "names", "regularization_keywords"]

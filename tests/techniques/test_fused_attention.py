@@ -4,11 +4,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import timm
 import torch
 from technique_models import build, images, stir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import vitaos
 from vitaos.techniques import TECHNIQUES
 from vitaos.techniques.attnscale import scale_map
 
@@ -51,16 +53,34 @@ def test_re_attention_says_that_it_needs_the_map() -> None:
     assert "no fused attention" in TECHNIQUES["re_attention"].summary
 
 
-@pytest.mark.parametrize("name", ["attnscale", "featscale", "gfsa", "centered_attention"])
-def test_window_attention_follows_timms_switch(name: str) -> None:
-    """timm leaves window attention unfused by default; both ways give the same numbers."""
-    model = stir(build("Swin", name), name)
+@pytest.mark.parametrize("name", [None, "attnscale", "featscale", "gfsa", "centered_attention"])
+def test_fused_window_attention_gives_the_numbers_and_gradients_of_the_unfused(name: str | None) -> None:
+    names = (name,) if name else ()
+    model = stir(build("Swin", *names), *names)
     x = images(model)
-    expected = model(x)
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = not module.fused_attn
-    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    found = []
+    for fused in (True, False):
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = fused
+        model.zero_grad()
+        logits = model(x)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    for fused_one, other in zip(*found, strict=True):
+        torch.testing.assert_close(fused_one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_our_swins_are_fused_and_timms_switch_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fused(model: torch.nn.Module) -> set[bool]:
+        return {module.fused_attn for module in model.modules() if hasattr(module, "fused_attn")}
+
+    keywords: dict[str, Any] = {"img_size": 56, "embed_dim": 24, "num_heads": (1, 2, 4, 8), "depths": (1, 1, 1, 1)}
+    for name in ("swin_t", "swin_tiny_patch4_window7_224"):
+        assert fused(vitaos.create_model(name, **keywords)) == {True}
+    assert fused(vitaos.attach(timm.create_model("swin_tiny_patch4_window7_224", **keywords), attnscale=True)) == {False}
+    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+    assert fused(vitaos.create_model("swin_t", **keywords)) == {False}
 
 
 @pytest.mark.parametrize("mask", ["boolean", "additive", "causal"])

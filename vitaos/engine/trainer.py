@@ -109,6 +109,8 @@ class Trainer:
             channels_last=settings.channels_last,
             checkpoint_gradients=settings.checkpoint_gradients,
         )
+        if settings.compile and ema is not None:
+            ema.module.compile()  # it is evaluated as often as the model
         self.meter = Meter(
             self.progress,
             self.sums,
