@@ -23,14 +23,18 @@ def test_buffers_are_like_their_sources_and_do_not_overlap() -> None:
     for number, (name, buffer) in enumerate(buffers.items()):
         source = sources[name]
         assert (buffer.shape, buffer.stride(), buffer.dtype) == (source.shape, source.stride(), source.dtype)
-        assert buffer.untyped_storage().nbytes() == source.untyped_storage().nbytes(), "torch.save writes whole storages"
+        assert buffer.untyped_storage().nbytes() == source.untyped_storage().nbytes(), (
+            "torch.save writes whole storages"
+        )
         buffer.fill_(number % 2 if buffer.dtype == torch.bool else number)
     for number, buffer in enumerate(buffers.values()):
         assert (buffer == (number % 2 if buffer.dtype == torch.bool else number)).all()
 
 
 def test_a_training_state_locks_little_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = {f"{block}.{name}": torch.empty(*shape, device="meta") for block in range(12) for name, shape in BLOCK.items()}
+    model = {
+        f"{block}.{name}": torch.empty(*shape, device="meta") for block in range(12) for name, shape in BLOCK.items()
+    }
     needed = sum(tensor.numel() * 4 for tensor in model.values())
     locked: list[int] = []
     empty = torch.empty

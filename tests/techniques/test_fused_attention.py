@@ -78,7 +78,9 @@ def test_our_swins_are_fused_and_timms_switch_still_counts(monkeypatch: pytest.M
     keywords: dict[str, Any] = {"img_size": 56, "embed_dim": 24, "num_heads": (1, 2, 4, 8), "depths": (1, 1, 1, 1)}
     for name in ("swin_t", "swin_tiny_patch4_window7_224"):
         assert fused(vitaos.create_model(name, **keywords)) == {True}
-    assert fused(vitaos.attach(timm.create_model("swin_tiny_patch4_window7_224", **keywords), attnscale=True)) == {False}
+    assert fused(vitaos.attach(timm.create_model("swin_tiny_patch4_window7_224", **keywords), attnscale=True)) == {
+        False
+    }
     monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
     assert fused(vitaos.create_model("swin_t", **keywords)) == {False}
 

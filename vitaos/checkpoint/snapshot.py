@@ -73,7 +73,9 @@ class Snapshot:
 
     def _prepare_buffers(self, sources: Mapping[str, Tensor]) -> None:
         """Keep the buffers where the state is as the last one was, and make all of them anew where it is not."""
-        layout = {path: (source.shape, source.dtype, source.stride(), source.device) for path, source in sources.items()}
+        layout = {
+            path: (source.shape, source.dtype, source.stride(), source.device) for path, source in sources.items()
+        }
         if layout == self._layout:
             return
         self._buffers, self._layout = {}, {}
