@@ -1,4 +1,4 @@
-"""Buffers packed into few blocks: each as its source, with a storage of its own, and hardly more memory than they need."""
+"""Buffers packed into few blocks: each as its source, with a storage of its own, and little memory beside."""
 
 from typing import Any
 

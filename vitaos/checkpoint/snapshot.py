@@ -14,9 +14,9 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 class Snapshot:
     """A reusable copy of a state on the CPU.
 
-    Buffers are kept between copies of states of one layout, page-locked where the source is on a CUDA device. The copies from a CUDA device are
-    only enqueued: they run on the current stream before whatever the loop enqueues next, so the loop need not wait;
-    :meth:`wait` (called by the writer) does.
+    Buffers are kept between copies of states of one layout, page-locked where the source is on a CUDA device. Copies
+    from a CUDA device are only enqueued: they run on the current stream before whatever the loop enqueues next, so the
+    loop need not wait; :meth:`wait` (called by the writer) does.
     """
 
     def __init__(self) -> None:
