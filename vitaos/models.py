@@ -1,4 +1,4 @@
-"""Name -> timm model: the backbones of the paper by their short names, any depth, techniques as toggles.
+"""Name -> timm model: the backbones of the paper by their short names, any depth, techniques as flags.
 
 Every model is timm's own class. ``timm_registry.py`` makes the short names known to timm as well.
 """
@@ -101,7 +101,7 @@ def create_model(
         depth: number of blocks. In Swin the total over the four stages: the third stage takes the difference.
         skip_gain: r in [0, 1], the residual around attention as r x + branch (see :func:`vitaos.attach`); 1 leaves the
             model as it is.
-        **keywords: techniques as toggles (``attnscale=True``, ``contranorm={"scale": 0.1}``) and keywords of the timm
+        **keywords: techniques as flags (``attnscale=True``, ``contranorm={"scale": 0.1}``) and keywords of the timm
             class (``embed_dim``, ``num_heads``, ``patch_size``, ``reg_tokens``, ``drop_path_rate``, ...).
 
     Raises:
@@ -109,17 +109,17 @@ def create_model(
     """
     if depth is not None and (type(depth) is not int or depth < 1):
         raise ValueError(f"{name}: depth={depth!r} cannot be had: it is a whole number of blocks, 1 at least.")
-    name, toggles = _split_techniques(name)
-    for toggle in techniques.names():
-        if toggle in keywords:
-            if toggle in toggles:
-                raise ValueError(f"{toggle} is switched by the name and by its toggle: give one of the two.")
-            toggles[toggle] = keywords.pop(toggle)
+    name, flags = _split_techniques(name)
+    for flag in techniques.names():
+        if flag in keywords:
+            if flag in flags:
+                raise ValueError(f"{flag} is switched by the name and by its flag: give one of the two.")
+            flags[flag] = keywords.pop(flag)
     keywords["num_classes"] = num_classes
     if img_size is not None:
         keywords["img_size"] = img_size
     model = _create_short(name, depth, keywords) if name in BACKBONES else _create_timm(name, depth, keywords)
-    return techniques.attach(model, skip_gain=skip_gain, **toggles)
+    return techniques.attach(model, skip_gain=skip_gain, **flags)
 
 
 def _split_techniques(name: str) -> tuple[str, dict[str, Any]]:

@@ -35,13 +35,13 @@ def count(model: nn.Module) -> int:
 def test_parameter_counts_of_the_release(name: str) -> None:
     plain, attnscale, featscale = COUNTS[name]
     both = plain + (attnscale - plain) + (featscale - plain)
-    for toggles, expected in (
+    for flags, expected in (
         ({}, plain),
         ({"attnscale": True}, attnscale),
         ({"featscale": True}, featscale),
         ({"attnscale": True, "featscale": True}, both),
     ):
-        assert count(vitaos.create_model(name, device="meta", **toggles)) == expected, toggles
+        assert count(vitaos.create_model(name, device="meta", **flags)) == expected, flags
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -85,9 +85,9 @@ def test_options_reach_the_technique() -> None:
 def test_zero_strength_is_the_identity() -> None:
     plain = build("ViT")
     expected = plain(images(plain))
-    for toggle in ({"contranorm": {"scale": 0}}, {"neutreno": {"scale": 0.0}}, {"layerscale": {"init": 1.0}}):
-        model = attach(build("ViT"), **toggle)
-        assert torch.equal(model(images(model)), expected), toggle
+    for flag in ({"contranorm": {"scale": 0}}, {"neutreno": {"scale": 0.0}}, {"layerscale": {"init": 1.0}}):
+        model = attach(build("ViT"), **flag)
+        assert torch.equal(model(images(model)), expected), flag
 
 
 REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -118,11 +118,11 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refuses_and_leaves_the_model_alone(case: str) -> None:
-    make, toggles, message = REFUSALS[case]
+    make, flags, message = REFUSALS[case]
     model = make()
     state, classes = set(model.state_dict()), [type(module) for module in model.modules()]
     with pytest.raises(ValueError, match=message):
-        attach(model, **toggles)
+        attach(model, **flags)
     assert set(model.state_dict()) == state
     assert [type(module) for module in model.modules()] == classes
     assert attached(model) == {}

@@ -33,12 +33,12 @@ TECHNIQUES: Final[dict[str, Technique]] = {
 }
 
 Model = TypeVar("Model", bound=nn.Module)
-Toggle = bool | Mapping[str, Any] | None
+Flag = bool | Mapping[str, Any] | None
 _RECORD: Final = "vitaos_techniques"  # attribute of a model: name -> options of what is attached
 
 
 def names() -> list[str]:
-    """Names of all techniques: the toggles of ``create_model``, ``attach``, YAML and the command line."""
+    """Names of all techniques: the flags of ``create_model``, ``attach``, YAML and the command line."""
     return list(TECHNIQUES)
 
 
@@ -66,7 +66,7 @@ def starts_as_identity(parameter: str) -> bool:
     return owner is not None and TECHNIQUES[owner].start == "identity"
 
 
-def attach(model: Model, *, skip_gain: float = 1.0, **toggles: Toggle) -> Model:
+def attach(model: Model, *, skip_gain: float = 1.0, **flags: Flag) -> Model:
     """Attach techniques to a timm ViT, CaiT or Swin, in place.
 
     Args:
@@ -74,17 +74,17 @@ def attach(model: Model, *, skip_gain: float = 1.0, **toggles: Toggle) -> Model:
         skip_gain: r in [0, 1]: the residual around attention becomes r x + branch, the MLP's stays x + branch. 1 is the
             model as it is; below, tokens grow alike with depth, and at 0 attention's low-pass filter acts undamped. Not
             a technique: a dial for the strength of oversmoothing. CaiT's class-attention blocks keep their residual.
-        **toggles: technique -> True, or a mapping of its options, or False / None (off).
+        **flags: technique -> True, or a mapping of its options, or False / None (off).
 
     Returns:
-        The same model. Nothing is touched when every toggle is off and ``skip_gain`` is 1.
+        The same model. Nothing is touched when every flag is off and ``skip_gain`` is 1.
 
     Raises:
         ValueError: unknown technique or option, a model or module that has no slots (its path is named), a technique
             that is attached already, is not defined on this backbone, or cannot act together with another; a
             ``skip_gain`` outside [0, 1]. The model is then as it was.
     """
-    wanted = {name: _options(name, toggle) for name, toggle in toggles.items() if _technique(name) and _is_on(toggle)}
+    wanted = {name: _options(name, flag) for name, flag in flags.items() if _technique(name) and _is_on(flag)}
     if isinstance(skip_gain, bool) or not isinstance(skip_gain, int | float) or not 0 <= skip_gain <= 1:
         raise ValueError(f"skip_gain={skip_gain!r}: the gain of attention's residual is a number between 0 and 1.")
     if not wanted and skip_gain == 1:
@@ -111,20 +111,20 @@ def _technique(name: str) -> Technique:
     return TECHNIQUES[name]
 
 
-def _is_on(toggle: Toggle) -> bool:
-    return toggle is not None and toggle is not False
+def _is_on(flag: Flag) -> bool:
+    return flag is not None and flag is not False
 
 
-def _options(name: str, toggle: Toggle) -> dict[str, Any]:
+def _options(name: str, flag: Flag) -> dict[str, Any]:
     technique = TECHNIQUES[name]
     options = dict(technique.options)
-    if isinstance(toggle, bool) or toggle is None:
+    if isinstance(flag, bool) or flag is None:
         return options
-    if not isinstance(toggle, Mapping):
+    if not isinstance(flag, Mapping):
         raise ValueError(
-            f"{name} takes True, False or a mapping of its options ({_known_options(technique)}), not {toggle!r}."
+            f"{name} takes True, False or a mapping of its options ({_known_options(technique)}), not {flag!r}."
         )
-    for key, value in toggle.items():
+    for key, value in flag.items():
         if key not in options:
             raise ValueError(f"{name} has no option {key!r}; it has {_known_options(technique)}.")
         options[key] = _checked(name, key, value, options[key])

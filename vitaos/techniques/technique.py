@@ -16,7 +16,7 @@ class Technique:
     """One published remedy against oversmoothing.
 
     Attributes:
-        name: the toggle's name, in Python, in YAML and on the command line.
+        name: the flag's name, in Python, in YAML and on the command line.
         summary: one line, for ``--help`` and tables.
         fill: puts the technique into the slots of all sites of a model, in order of depth, with the options as
             keywords.

@@ -86,14 +86,14 @@ def from_pretrained(source: str | Path) -> nn.Module:
     section, arguments = config.get(_SECTION, {}), config.get("model_args", {})
     if not isinstance(section, dict) or not isinstance(arguments, dict):
         raise ValueError(f"{source}: {CONFIG_NAME} is damaged: {_SECTION} and model_args must be mappings.")
-    name, toggles = section.get("backbone", config.get("architecture")), section.get("techniques", {})
-    if not isinstance(name, str) or not isinstance(toggles, dict):
+    name, flags = section.get("backbone", config.get("architecture")), section.get("techniques", {})
+    if not isinstance(name, str) or not isinstance(flags, dict):
         raise ValueError(f"{source}: {CONFIG_NAME} names no architecture.")
     num_classes: Any = config.get("num_classes", arguments.get("num_classes", 1000))
     keywords = {key: _tuples(value) for key, value in arguments.items() if key != "num_classes"}
     try:
         gain = section.get("skip_gain", 1.0)
-        model = create_model(name, num_classes=num_classes, skip_gain=gain, **keywords, **toggles).eval()
+        model = create_model(name, num_classes=num_classes, skip_gain=gain, **keywords, **flags).eval()
         report = load_weights(model, locate(source, WEIGHTS_NAME))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{source}: {error}") from error
