@@ -91,18 +91,23 @@ def test_apex_is_given_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.update(keywords)
         return "fused"
 
-    optimizers = SimpleNamespace(FusedAdam=fused, FusedLAMB=fused)
-    monkeypatch.setitem(sys.modules, "apex", SimpleNamespace(optimizers=optimizers))  # type: ignore[arg-type]  # a stand-in
-    with pytest.raises(ValueError, match="CUDA devices only"):
-        build_optimizer(tiny_vit(depth=1), name="apex_adam", lr=1e-3, weight_decay=0.05)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    assert build_optimizer(tiny_vit(depth=1), name="apex_adam", lr=1e-3, weight_decay=0.05) == "fused"
-    assert taken == {"adam_w_mode": True, "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
-
     def without_kernels(groups: object, **keywords: object) -> None:
         raise RuntimeError("apex.optimizers.FusedLAMB requires cuda extensions")
 
-    optimizers.FusedLAMB = without_kernels
+    optimizers = SimpleNamespace(FusedAdam=fused, FusedLAMB=without_kernels)
+    monkeypatch.setitem(sys.modules, "apex", SimpleNamespace(optimizers=optimizers))  # type: ignore[arg-type]  # a stand-in
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)  # type: ignore[arg-type]  # a stand-in
+    with pytest.raises(ValueError, match="CUDA devices only"):
+        build_optimizer(tiny_vit(depth=1), name="apex_adam", lr=1e-3, weight_decay=0.05)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert build_optimizer(tiny_vit(depth=1), name="apex_adam", lr=1e-3, weight_decay=0.05) == "fused"
+    assert {key: taken[key] for key in ("adam_w_mode", "lr", "betas", "eps")} == {
+        "adam_w_mode": True,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+    }
     with pytest.raises(ValueError, match=r"(?s)requires cuda extensions.*APEX_CUDA_EXT=1"):
         build_optimizer(tiny_vit(depth=1), name="apex_lamb", lr=1e-3, weight_decay=0.05)
 

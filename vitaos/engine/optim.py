@@ -1,7 +1,8 @@
 """Optimizers over parameter groups with and without weight decay."""
 
+import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
@@ -12,8 +13,9 @@ from vitaos.suggest import did_you_mean
 _TABLES = ("*pos_embed*", "*cls_token*", "*reg_token*", "*relative_position_bias_table*")
 """Parameters of two or more dimensions that are never decayed (as in the recipes), whatever the model's class says."""
 
-_OF_APEX = ("apex_adam", "apex_lamb")
-_APEX = (
+_OF_APEX: Final = {"apex_adam": "fusedadamw", "apex_lamb": "fusedlamb"}
+"""Our names of NVIDIA apex's fused optimizers -> timm's, which builds them."""
+_APEX_IS_MISSING: Final = (
     "optimizer={name} needs NVIDIA apex, which is not here or lacks its kernels. It is built from its source, with the "
     "CUDA toolkit of this PyTorch (CUDA {cuda}) and a C++ compiler:\n"
     "  git clone https://github.com/NVIDIA/apex && cd apex\n"
@@ -50,7 +52,7 @@ def check_optimizer(name: str, betas: Sequence[float] | None = None) -> None:
     """
     count = 2
     if name in _OF_APEX:
-        _import_apex(name)
+        _check_apex(name)
     elif name != "adamw":
         info = _known_to_timm(name)
         if not info.has_betas:
@@ -89,11 +91,16 @@ def build_optimizer(
     groups = parameter_groups(model, weight_decay)
     if name != "adamw" and name not in _OF_APEX:
         return _timm(name, groups, lr=lr, betas=betas, eps=eps, **keywords)
-    first, second = betas if betas is not None else (0.9, 0.999)
+    first, second = betas or (0.9, 0.999)
     keywords |= {"lr": lr, "betas": (first, second), "eps": 1e-8 if eps is None else eps}
-    if name in _OF_APEX:
-        return _apex(name, groups, **keywords)
-    return torch.optim.AdamW(groups, fused=fused, **keywords)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=fused, **keywords)
+    if not all(parameter.is_cuda for parameter in model.parameters()):
+        raise ValueError(f"optimizer={name} works on CUDA devices only; optimizer=adamw is fused on the CPU too")
+    try:
+        return _timm(_OF_APEX[name], groups, **keywords)
+    except RuntimeError as error:  # a Python-only build, without the kernels
+        raise ValueError(f"{error}\n{_apex_is_missing(name)}") from error
 
 
 def _known_to_timm(name: str) -> Any:
@@ -133,25 +140,12 @@ def _timm(
         raise ValueError(f"optimizer={name} cannot be built: {error}") from error
 
 
-def _import_apex(name: str) -> Any:
+def _check_apex(name: str) -> None:
     try:
-        from apex import optimizers  # noqa: PLC0415 - optional, built by hand
+        importlib.import_module("apex.optimizers")
     except ImportError as error:
-        raise ValueError(_apex_instructions(name)) from error
-    return optimizers
+        raise ValueError(_apex_is_missing(name)) from error
 
 
-def _apex_instructions(name: str) -> str:
-    return _APEX.format(name=name, cuda=torch.version.cuda or "none")
-
-
-def _apex(name: str, groups: list[dict[str, Any]], **keywords: Any) -> Any:
-    optimizers = _import_apex(name)
-    if not all(parameter.is_cuda for group in groups for parameter in group["params"]):
-        raise ValueError(f"optimizer={name} works on CUDA devices only; optimizer=adamw is fused on the CPU too")
-    try:
-        if name == "apex_adam":
-            return optimizers.FusedAdam(groups, adam_w_mode=True, **keywords)
-        return optimizers.FusedLAMB(groups, **keywords)
-    except RuntimeError as error:  # a Python-only build, without the kernels
-        raise ValueError(f"{error}\n{_apex_instructions(name)}") from error
+def _apex_is_missing(name: str) -> str:
+    return _APEX_IS_MISSING.format(name=name, cuda=torch.version.cuda or "none")
