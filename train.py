@@ -9,10 +9,9 @@ from pathlib import Path
 from vitaos import cli
 from vitaos.assembly import builders, fingerprint, session
 from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.training import build_trainer
 from vitaos.config import TrainConfig
-from vitaos.engine.loss import CrossEntropy
-from vitaos.engine.precision import build_precision, enable_determinism
-from vitaos.engine.trainer import Trainer
+from vitaos.engine.precision import enable_determinism
 from vitaos.outputs.run_dir import RunDir
 from vitaos.runtime.preemption import Preemption
 from vitaos.runtime.watchdog import Watchdog
@@ -39,25 +38,19 @@ def main(config: TrainConfig) -> int:
         found = session.open_run_folder(config, folder, world, loaders.fingerprint)
         model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         loaded = builders.load_initial_weights(config, model) if found is None else None
-        schedule = builders.build_schedule(config, loaders.train.steps_per_epoch, world.size)
         outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
         watchdog.before_exit = outputs.finish_saves
         outputs.log(session.run_summary(config, world, loaders, model))
         outputs.log(str(loaded) if loaded else None)
 
-        trainer = Trainer(
-            model=model,
-            loss=CrossEntropy(config.recipe.smoothing),
-            optimizer=builders.build_optimizer(config, model, schedule),
-            schedule=schedule,
-            loader=loaders.train,
-            transform=builders.build_train_transform(config, loaders.num_classes),
+        trainer = build_trainer(
+            config,
+            model,
+            loaders.train,
+            world,
+            num_classes=loaders.num_classes,
             evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: preemption.requested),
             observe=builders.build_observe_fn(config, loaders, world),
-            ema=builders.build_ema(config, model),
-            precision=build_precision(config.precision, world.device),
-            settings=builders.build_settings(config),
-            world=world,
             preemption=preemption,
             checkpoints=outputs.checkpoints,
             sinks=outputs.sinks,

@@ -12,27 +12,21 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from vitaos.commands import take_command
+
 COMMANDS: Final = {
     "step": "scripts.benchmarks.step_command",
     "loader": "scripts.benchmarks.loader_command",
     "augment": "scripts.benchmarks.augment_command",
     "end_to_end": "scripts.benchmarks.end_to_end_command",
 }
-USER_ERROR: Final = 2
 
 
 def main() -> None:
     """Hand the rest of the command line to what its first word names."""
-    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if word in {"-h", "--help", "help"}:
-        print(__doc__)
-        sys.exit(0)
-    if word not in COMMANDS:
-        print(f"error: the first word is one of {', '.join(COMMANDS)}, not {word!r}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    del sys.argv[1]
+    module = take_command(COMMANDS, __doc__)
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the measurements are modules beside this script
-    importlib.import_module(COMMANDS[word]).command()
+    importlib.import_module(module).command()
 
 
 if __name__ == "__main__":

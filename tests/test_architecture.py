@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime", "suggest"}
 MAY_SEE = {
     "suggest": set(),
+    "commands": {"suggest"},
     "dtypes": set(),
     "technique_names": set(),
     "config": set(),
@@ -38,7 +39,7 @@ MAY_SEE = {
     "root": set(),
     "user_configs": {"root"},
     "cli": {"config", "config_check", "root", "runtime", "user_configs"},
-    "__main__": {"root"},
+    "__main__": {"commands", "root"},
 }
 
 

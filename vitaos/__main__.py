@@ -11,9 +11,9 @@ export            a trained model -> a folder for others, ONNX, a torch.export p
 
 import runpy
 import sys
-from pathlib import Path
 from typing import Final
 
+from vitaos.commands import take_command
 from vitaos.root import ROOT
 
 COMMANDS: Final = {
@@ -26,20 +26,12 @@ COMMANDS: Final = {
     "prepare-imagenet": "scripts/prepare_imagenet.py",
     "export": "scripts/export.py",
 }
-_USER_ERROR: Final = 2
 
 
 def main() -> None:
     """Run the command that the first word names, as if its file had been started."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in {"-h", "--help", "help"}:
-        print(__doc__)
-        sys.exit(0)
-    if name not in COMMANDS:
-        print(f"error: there is no command {name!r}. Commands: {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(_USER_ERROR)
-    path: Path = ROOT / COMMANDS[name]
-    sys.argv[:2] = [str(path)]
+    path = ROOT / take_command(COMMANDS, __doc__)
+    sys.argv[0] = str(path)
     runpy.run_path(str(path), run_name="__main__")
 
 

@@ -19,11 +19,9 @@ from scripts.benchmarks.hardware import describe
 from vitaos import cli
 from vitaos.assembly import builders
 from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.training import build_trainer
 from vitaos.batch import Batch
-from vitaos.engine.loss import CrossEntropy
-from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import TrainLoader
-from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World, initialize, shutdown
 
 ROUNDS: Final = 3
@@ -105,21 +103,16 @@ def _run_rate(
     loader: TrainLoader, steps: int, config: Any, *, world: World, model: nn.Module, num_classes: int
 ) -> float:
     """Images per second of all ranks, of a training run without evaluation."""
-    schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
     rates = Rates(config.batch_size * config.accumulate * world.size)
-    Trainer(
-        model=model,
-        loss=CrossEntropy(config.recipe.smoothing),
-        optimizer=builders.build_optimizer(config, model, schedule),
-        schedule=schedule,
-        loader=loader,
-        transform=builders.build_train_transform(config, num_classes),
+    build_trainer(
+        config,
+        model,
+        loader,
+        world,
+        num_classes=num_classes,
         evaluate=lambda _: {},
-        world=world,
-        precision=build_precision(config.precision, world.device),
-        settings=replace(builders.build_settings(config), steps=steps, log_every=WARMUP, checkpoint_every=None),
-        ema=builders.build_ema(config, model),
         sinks=[rates],
+        settings=replace(builders.build_settings(config), steps=steps, log_every=WARMUP, checkpoint_every=None),
     ).fit()
     # Other ranks have no sink; the main rank's rate is everyone's, since they wait for each other in each step.
     return rates.images_per_s() if world.is_main else 0.0

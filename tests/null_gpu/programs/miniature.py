@@ -13,11 +13,10 @@ from torch import nn
 from vitaos import cli
 from vitaos.assembly import builders
 from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.training import build_trainer
 from vitaos.batch import Batch
 from vitaos.config import TrainConfig
 from vitaos.data import Loaders
-from vitaos.engine.loss import CrossEntropy
-from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World, initialize
 
@@ -55,33 +54,27 @@ class Run:
         return self.loaders.train.epoch(0, step)
 
 
-def build_run(words: list[str], *, world: World | None = None, **settings: Any) -> Run:
+def build_run(words: list[str], *, world: World | None = None, **others: Any) -> Run:
     """What train.py does between reading its configuration and the first step, without a run folder."""
     config = cli.compose(words, config_name="train", schema=TRAIN_SCHEMA)
     world = world or initialize(config.device)
     loaders = builders.build_loaders(config, world)
     atexit.register(loaders.close)
     model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
-    return Run(config, loaders, world, trainer_of(config, loaders, world, model, **settings))
+    return Run(config, loaders, world, trainer_of(config, loaders, world, model, **others))
 
 
-def trainer_of(config: TrainConfig, loaders: Loaders, world: World, model: nn.Module, **settings: Any) -> Trainer:
-    """The trainer of a configuration."""
-    schedule = builders.build_schedule(config, loaders.train.steps_per_epoch, world.size)
-    return Trainer(
-        model=model,
-        loss=CrossEntropy(config.recipe.smoothing),
-        optimizer=builders.build_optimizer(config, model, schedule),
-        schedule=schedule,
-        loader=loaders.train,
-        transform=builders.build_train_transform(config, loaders.num_classes),
+def trainer_of(config: TrainConfig, loaders: Loaders, world: World, model: nn.Module, **others: Any) -> Trainer:
+    """The trainer of a configuration, made as train.py makes it."""
+    return build_trainer(
+        config,
+        model,
+        loaders.train,
+        world,
+        num_classes=loaders.num_classes,
         evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: False),
         observe=builders.build_observe_fn(config, loaders, world),
-        ema=builders.build_ema(config, model),
-        precision=build_precision(config.precision, world.device),
-        settings=builders.build_settings(config),
-        world=world,
-        **settings,
+        **others,
     )
 
 

@@ -1,0 +1,66 @@
+"""The trainer of a configuration: what train.py, the benchmark of whole runs and the tests on the null GPU share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from vitaos.assembly import builders
+from vitaos.config import TrainConfig
+from vitaos.engine.loss import CrossEntropy
+from vitaos.engine.precision import build_precision
+from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader
+from vitaos.engine.settings import Settings
+from vitaos.engine.trainer import Trainer
+from vitaos.runtime.world import World
+
+
+def build_trainer(
+    config: TrainConfig,
+    model: nn.Module,
+    loader: TrainLoader,
+    world: World,
+    *,
+    num_classes: int,
+    evaluate: Evaluate,
+    observe: Observe | None = None,
+    preemption: Preemption | None = None,
+    checkpoints: Checkpoints | None = None,
+    sinks: Sequence[Sink] = (),
+    identity: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+) -> Trainer:
+    """A trainer of `model` by the configuration's recipe.
+
+    Args:
+        config: the run's.
+        model: on `world.device` already.
+        loader: this rank's micro-batches, of `num_classes` classes.
+        world: the processes.
+        num_classes: classes of the data, which mixup and CutMix mix.
+        evaluate, observe, preemption, checkpoints, sinks, identity: as :class:`vitaos.engine.trainer.Trainer` takes
+            them.
+        settings: by default the configuration's.
+
+    Raises:
+        ValueError: the optimizer, the schedule or the model cannot be had as the configuration asks.
+    """
+    schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
+    return Trainer(
+        model=model,
+        loss=CrossEntropy(config.recipe.smoothing),
+        optimizer=builders.build_optimizer(config, model, schedule),
+        schedule=schedule,
+        loader=loader,
+        transform=builders.build_train_transform(config, num_classes),
+        evaluate=evaluate,
+        observe=observe,
+        ema=builders.build_ema(config, model),
+        precision=build_precision(config.precision, world.device),
+        settings=settings or builders.build_settings(config),
+        world=world,
+        preemption=preemption,
+        checkpoints=checkpoints,
+        sinks=sinks,
+        identity=identity,
+    )

@@ -1,0 +1,33 @@
+"""The first word of a command line that names a command, as ``vitaos COMMAND`` and ``benchmark.py COMMAND`` take it."""
+
+import sys
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from vitaos.suggest import did_you_mean
+
+_USER_ERROR: Final = 2
+
+
+def take_command(commands: Mapping[str, str], about: str | None) -> str:
+    """Take the command's name off ``sys.argv`` and give what it stands for.
+
+    Args:
+        commands: name -> what the caller runs for it.
+        about: the help, printed where the first word asks for it or there is none; the process then ends with 0, and
+            with 2 where the word is no command.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in {"-h", "--help", "help"}:
+        print(about)
+        sys.exit(0)
+    if name not in commands:
+        _refuse(name, commands)
+    del sys.argv[1]
+    return commands[name]
+
+
+def _refuse(name: str, commands: Mapping[str, str]) -> NoReturn:
+    hint = did_you_mean(name, commands)
+    print(f"error: there is no command {name!r}{hint} Commands: {', '.join(commands)}", file=sys.stderr)
+    sys.exit(_USER_ERROR)
