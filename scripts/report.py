@@ -2,7 +2,8 @@
 
 Reads finished run folders and writes report.md, table.csv, runs.csv and figures: accuracy by depth and technique (mean,
 standard deviation, n, difference to plain at the same depth with its 95% confidence interval), training curves, and the
-published numbers where the setting is the paper's. Runs are averaged only if nothing but the seed differs.
+published numbers, with their epochs, where the setting is the paper's. Runs are averaged only if nothing but the seed
+differs, and compared only at equal epochs, images and cost; every budget is shown, and a leaderboard of the techniques.
 """
 
 import glob
@@ -11,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from vitaos import cli, techniques
+from vitaos.assembly.model_cost import ModelCosts
 from vitaos.models import BACKBONES
-from vitaos.study.cells import build_study
+from vitaos.study.cells import TOLERANCE, build_study
 from vitaos.study.report import write_report
 from vitaos.study.runs import read_runs
 
 
 @dataclass
 class ReportConfig:
-    """``runs``: a pattern of run folders, or a list of them; ``metric``: ``auto`` (top-1) or a key of metrics.jsonl."""
+    """``runs``: a pattern of run folders, or a list of them; ``metric``: ``auto`` (top-1) or a key of metrics.jsonl;
+    ``tolerance``: how much more than plain a technique may cost and still be compared (0.2: a fifth)."""
 
     runs: Any = "runs/depth_scaling/*"
     metric: str = "auto"
+    tolerance: float = TOLERANCE
     out: str | None = None
 
 
@@ -36,7 +40,14 @@ def main(config: ReportConfig) -> None:
         print(f"damaged, left out: {damaged.path}: {damaged.reason}")
     if not runs:
         raise ValueError(f"runs={config.runs}: no readable run folder there (a run folder holds config.yaml)")
-    study = build_study(runs, technique_flags=technique_flags, metric=config.metric, unreadable=unreadable)
+    study = build_study(
+        runs,
+        technique_flags=technique_flags,
+        metric=config.metric,
+        unreadable=unreadable,
+        cost_of=ModelCosts(),
+        tolerance=config.tolerance,
+    )
     folder = "report" if config.metric == "auto" else f"report_{config.metric}"
     out = Path(config.out) if config.out else runs[0].path.parent / folder
     try:

@@ -50,10 +50,24 @@ def test_each_dose_is_compared_with_the_plain_runs_of_that_dose(grid: Callable[.
     assert collapsed.monitored("token_similarity_by_block") == pytest.approx([0.2, 0.9])
 
 
-def test_a_study_of_one_dose_has_no_response(write: Write, tmp_path: Path) -> None:
+def test_a_study_of_one_dose_has_a_leaderboard_and_no_response(write: Write, tmp_path: Path) -> None:
     write("plain", 80.0, skip_gain=0.5)
     write("scaled", 81.0, skip_gain=0.5, attnscale=True)
-    assert build_dose_responses(study(tmp_path)) == []
+    names = {file.name for file in write_report(study(tmp_path), tmp_path / "report")}
+    assert not [name for name in names if name.startswith(("dose", "leaderboard"))], "one technique is no ranking"
+    for seed in range(3):
+        write(f"better{seed}", 84.0 + seed, skip_gain=0.5, featscale=True, seed=seed)
+    names = {file.name for file in write_report(study(tmp_path), tmp_path / "report")}
+    assert [name for name in names if name.startswith(("dose", "leaderboard"))] == [
+        "leaderboard_deit_s_imagenet_12_r0.5.png"
+    ]
+    text = (tmp_path / "report" / "report.md").read_text()
+    board = text[text.index("## Leaderboard: deit_s on imagenet, 12 blocks, r = 0.5") :].splitlines()
+    assert [line.split(" | ")[:2] for line in board[4:7]] == [
+        ["| FeatScale", "3"],
+        ["| AttnScale", "1"],
+        ["| plain", "1"],
+    ]
 
 
 def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.study.run_folders import Write, study
 from vitaos.analysis.figures import new_figure
 from vitaos.study.cells import Study
 from vitaos.study.figures import draw_by_depth
-from vitaos.study.published import published
+from vitaos.study.published import Published, published
 from vitaos.study.report import write_report
 
 
@@ -26,11 +26,17 @@ def test_another_backbone_or_budget_has_no_published_number(write: Write, tmp_pa
 
 
 def test_published_numbers_stand_beside_their_own_setting_only() -> None:
-    assert published("deit_s", "imagenet", 24, "attnscale", 224) == 81.1
-    assert published("deit_s", "imagenet", 24, "plain", 224) == 80.5
+    assert published("deit_s", "imagenet", 24, "attnscale", 224) == Published(81.1, 500)
+    assert published("deit_s", "imagenet", 24, "plain", 224) == Published(80.5, None)
     assert published("deit_s", "digits", 24, "attnscale", 224) is None
     assert published("deit_s", "imagenet", 36, "attnscale", 224) is None
     assert published("deit_s", "imagenet", 24, "attnscale", 384) is None
+
+
+def test_a_published_number_says_how_long_it_was_trained() -> None:
+    assert Published(79.8, 300).beside(300) == "79.8 (300 epochs)"
+    assert Published(81.1, 500).beside(300) == "81.1 (500 epochs, not 300)"
+    assert Published(80.4).beside(300) == "80.4 (epochs not known)"
 
 
 def test_report_holds_table_figures_and_what_was_left_out(write: Write, tmp_path: Path) -> None:
@@ -54,7 +60,7 @@ def test_report_holds_table_figures_and_what_was_left_out(write: Write, tmp_path
     }
     text = files[0].read_text()
     assert "| blocks | plain | AttnScale |\n|---|---|---|\n| 12 | 81.00 ± 0.71 | 81.00 ± 0.71 |\n" in text
-    assert "| 12 | AttnScale | 2 | 81.00 ± 0.71 | +0.00 [-3.04, +3.04] | 80.7 |" in text
+    assert "| 12 | AttnScale | 2 | 81.00 ± 0.71 | +0.00 [-3.04, +3.04] | 80.7 (500 epochs, not 300) |" in text
     assert "late: 1 of 2 epochs" in text
     assert "| None-12-0 | 0 | 80.50 | 300 | 2 cores a CPU | train.py depth=12 |" in text
     with files[1].open() as file:

@@ -13,12 +13,24 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import ttest_ind
 
-from vitaos.config import LOCAL, TrainConfig, marked_keys
+from vitaos.config import LOCAL, TrainConfig, added_keys, marked_keys
+from vitaos.study.budget import Budget, CostOf, budget_of, excess
 from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
 
-__all__ = ["CONFIDENCE", "Cell", "Difference", "Study", "build_study", "depth_differences", "welch_difference"]
+__all__ = [
+    "CONFIDENCE",
+    "TOLERANCE",
+    "Cell",
+    "Difference",
+    "Study",
+    "build_study",
+    "depth_differences",
+    "welch_difference",
+]
 
 CONFIDENCE: Final = 0.95
+TOLERANCE: Final = 0.2
+"""A technique may cost this share more than the plain network, in parameters or operations, and still be compared."""
 # Where a run ran, what it was called, how much it logged, and what every cell holds alike.
 _LOCAL: Final = (
     *marked_keys(TrainConfig, LOCAL),
@@ -55,7 +67,7 @@ def welch_difference(one: Sequence[float], other: Sequence[float]) -> Difference
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ in the seed alone, and what they reached."""
+    """Runs that differ in the seed alone, what each of them spent, and what they reached."""
 
     model: str
     data: str
@@ -63,6 +75,7 @@ class Cell:
     technique: str
     runs: tuple[Run, ...]
     values: tuple[float, ...]
+    budget: Budget
     difference: Difference | None = None
 
     @property
@@ -85,6 +98,7 @@ class Study:
         metric: key of ``metrics.jsonl`` that was read, at the last epoch.
         notes: comparisons that could not be made and why.
         unreadable: run folders with damaged files.
+        tolerance: how much more than plain a technique may cost and still be compared, as a share.
     """
 
     cells: tuple[Cell, ...]
@@ -92,6 +106,7 @@ class Study:
     metric: str
     notes: tuple[str, ...]
     unreadable: tuple[UnreadableRun, ...] = ()
+    tolerance: float = TOLERANCE
 
     @property
     def techniques(self) -> list[str]:
@@ -105,6 +120,8 @@ def build_study(
     technique_flags: Sequence[str],
     metric: str = "auto",
     unreadable: Sequence[UnreadableRun] = (),
+    cost_of: CostOf | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Study:
     """Group finished runs into cells and compare every cell with the plain one of its depth.
 
@@ -113,6 +130,9 @@ def build_study(
         technique_flags: as in :func:`read_runs`.
         metric: a key of ``metrics.jsonl``; ``auto`` takes ``ema_top1`` if every finished run has it, else ``val_top1``.
         unreadable: damaged run folders, to be listed.
+        cost_of: counts a run's model; without it epochs and images alone are compared.
+        tolerance: a technique whose model needs a larger share more of parameters or operations than the plain one is
+            not compared with it.
 
     Raises:
         ValueError: no finished run; runs of a cell that differ in more than the seed, or do not differ at all (what
@@ -136,13 +156,14 @@ def build_study(
             continue
         _check_only_seed_differs(members, extra_keys)
         values = tuple(_value(run, metric) for run in members)
-        cells.append(Cell(model, data, depth, technique, tuple(members), values))
+        budget = budget_of(members[0], cost_of)
+        cells.append(Cell(model, data, depth, technique, tuple(members), values, budget))
     order = sorted(
         cells, key=lambda cell: (cell.model, cell.data, cell.depth or 0, _rank(cell.technique, technique_flags))
     )
-    compared, notes = _compare(order, technique_flags, extra_keys)
+    compared, notes = _compare(order, technique_flags, extra_keys, tolerance)
     unfinished = tuple(run for run in runs if not run.is_finished)
-    return Study(compared, unfinished, metric, (*without, *notes), tuple(unreadable))
+    return Study(compared, unfinished, metric, (*without, *notes), tuple(unreadable), tolerance)
 
 
 def depth_differences(shallow: Cell, deep: Cell) -> str:
@@ -151,7 +172,7 @@ def depth_differences(shallow: Cell, deep: Cell) -> str:
 
 
 def _compare(
-    cells: Sequence[Cell], technique_flags: Sequence[str], extra_keys: Collection[str]
+    cells: Sequence[Cell], technique_flags: Sequence[str], extra_keys: Collection[str], tolerance: float
 ) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     plain = {(cell.model, cell.data, cell.depth): cell for cell in cells if cell.technique == PLAIN}
     compared, notes = [], []
@@ -164,6 +185,9 @@ def _compare(
                 notes.append(f"{name}: no finished plain run of this depth to compare with.")
             else:
                 differing = _differing([cell.runs[0], baseline.runs[0]], {"seed", *technique_flags}, extra_keys)
+                dearer = excess(cell.budget, baseline.budget, tolerance)
+                if dearer and not differing:
+                    differing = f"it has no equal budget: {dearer}"
                 if differing:
                     notes.append(f"{name}: not compared with plain, because {differing}.")
                 else:
@@ -213,11 +237,11 @@ def _differing(runs: Sequence[Run], ignored: set[str], extra_keys: Collection[st
 
 
 def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
-    """What the run computed. How a global batch is cut into processes and micro-batches does not change it."""
+    """What the run computed. How a global batch is cut into processes and micro-batches does not change it, nor does a
+    key that came later and is at its default."""
     prefixes = tuple(f"{name}." for name in ignored)
-    fingerprint = {
-        key: value for key, value in run.config.items() if key not in ignored and not key.startswith(prefixes)
-    }
+    config = added_keys() | run.config
+    fingerprint = {key: value for key, value in config.items() if key not in ignored and not key.startswith(prefixes)}
     if run.global_batch is not None:
         fingerprint = {key: value for key, value in fingerprint.items() if key not in ("batch_size", "accumulate")}
         fingerprint["global batch"] = run.global_batch

@@ -64,7 +64,7 @@ class DosePoint:
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """The points of one backbone, dataset and depth, by technique (plain first) and falling dose."""
+    """The points of one backbone, dataset and depth, by falling dose."""
 
     model: str
     data: str
@@ -73,6 +73,7 @@ class DoseResponse:
 
     @property
     def doses(self) -> list[float]:
+        """From the ordinary network down; a study of one dose has settings to compare, and no response."""
         return sorted({point.skip_gain for point in self.points}, reverse=True)
 
     def of(self, technique: str) -> list[DosePoint]:
@@ -82,13 +83,12 @@ class DoseResponse:
 
 
 def build_dose_responses(study: Study) -> list[DoseResponse]:
-    """One response for every backbone, dataset and depth that has more than one dose."""
+    """One response for every backbone, dataset and depth."""
     groups: dict[tuple[str, str, int | None], list[DosePoint]] = {}
     for cell in study.cells:
         run = cell.runs[0]
         groups.setdefault((run.backbone, cell.data, cell.depth), []).append(DosePoint(run.skip_gain, cell))
-    responses = [DoseResponse(*key, _compare(points)) for key, points in groups.items()]
-    return [response for response in responses if len(response.doses) > 1]
+    return [DoseResponse(*key, _compare(points)) for key, points in groups.items()]
 
 
 def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:

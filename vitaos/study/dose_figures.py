@@ -27,7 +27,7 @@ def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str]
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     left.set_title(f"mean; dots: seeds (n = {count}); bars: 95%", loc="left")
     _draw_lines(right, response, techniques, lambda point: point.after_last_block("token_similarity"))
-    right.set_ylabel("token similarity after the last block")
+    right.set_ylabel("token similarity, last block")
     right.set_title("end of training, mean over seeds", loc="left")
     for axes in (left, right):
         axes.set_xlabel("skip gain r (1: the ordinary network)")

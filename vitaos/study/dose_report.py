@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitaos.analysis.figures import new_figure
+from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.dose_figures import draw_by_block, draw_response, figure_size
@@ -38,7 +39,7 @@ def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
 def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
     """A row a point: dose, budget, metric, difference and the monitor's values at the start and the end."""
     for point in response.points:
-        cell, run = point.cell, point.cell.runs[0]
+        cell = point.cell
         difference = cell.difference
         interval = (difference.interval if difference else None) or (None, None)
         bootstrap = point.bootstrap or (None, None)
@@ -49,8 +50,7 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
             "skip_gain": point.skip_gain,
             "technique": cell.technique,
             "n": len(cell.runs),
-            "epochs": run.epochs_done,
-            "images": _images_seen(point),
+            **budget_columns(cell.budget),
             "metric": study.metric,
             "mean": cell.mean,
             "std": cell.std,
@@ -112,8 +112,3 @@ def _difference(point: DosePoint, digits: int) -> str:
     if point.bootstrap is not None:
         text += f" {{{point.bootstrap[0]:+.{digits}f}, {point.bootstrap[1]:+.{digits}f}}}"
     return text
-
-
-def _images_seen(point: DosePoint) -> int | None:
-    run = point.cell.runs[0]
-    return None if run.global_batch is None else int(run.metrics[-1]["step"]) * run.global_batch

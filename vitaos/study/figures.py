@@ -17,6 +17,7 @@ from vitaos.study.published import published_beside
 
 __all__ = ["draw_by_depth", "draw_curves", "figure_size"]
 
+PUBLISHED_LABEL: Final = "published (see its epochs)"
 BAR_LABEL: Final = "± std over seeds"
 BAND_LABEL: Final = "lowest to highest seed"
 _MOST_MARKED: Final = 12  # epochs of a curve that are marked, so that rare evaluations are seen as such
@@ -48,12 +49,12 @@ def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
         for place, cell in zip(x, own, strict=True):
             value = published_beside(study.metric, cell)
             if value is not None:
-                axes.plot(place, value, linestyle="none", markerfacecolor="none", markersize=5, **look)
+                axes.plot(place, value.top1, linestyle="none", markerfacecolor="none", markersize=5, **look)
                 shows_published = True
         handles.append((Line2D([], [], **look), technique_title(technique)))
     if shows_published:
         hollow = Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="#555555")
-        handles.append((hollow, "published"))
+        handles.append((hollow, PUBLISHED_LABEL))
     if len(depths) == 1:
         axes.set_xlim(depths[0] - 0.5, depths[0] + 0.5)
     axes.set_xticks(depths, [str(depth) if depth else "default" for depth in depths])
@@ -112,6 +113,6 @@ def figure_size(kind: str, study: Study, cells: Sequence[Cell]) -> tuple[float, 
     """Width and height in inches of a figure: "curves", or a metric by depth."""
     labels = [technique_title(name) for name in study.techniques]
     if kind != "curves":
-        return COLUMN, 2.3 + legend_height([*labels, "published", BAR_LABEL], COLUMN)
+        return COLUMN, 2.3 + legend_height([*labels, PUBLISHED_LABEL, BAR_LABEL], COLUMN)
     width = min(PAGE, max(COLUMN, 1.0 + 1.6 * len({cell.depth for cell in cells})))
     return width, 3.4 + legend_height([*labels, BAND_LABEL], width)

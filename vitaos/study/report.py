@@ -8,11 +8,18 @@ from typing import Any
 
 from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import style
+from vitaos.study.budget_report import budget_columns, markdown_of_budgets
 from vitaos.study.cells import Cell, Study, depth_differences
 from vitaos.study.dose import DoseResponse, build_dose_responses
 from vitaos.study.dose_report import dose_rows, draw_dose_figures, markdown_of_dose
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
 from vitaos.study.labels import axis_label, decimals, file_stem, metric_column, metric_title, technique_title
+from vitaos.study.leaderboard import (
+    Leaderboard,
+    build_leaderboards,
+    draw_leaderboard,
+    markdown_of_leaderboard,
+)
 from vitaos.study.published import SOURCE, published_beside
 from vitaos.study.runs import PLAIN, Run
 
@@ -21,7 +28,7 @@ __all__ = ["write_report"]
 
 def write_report(study: Study, folder: Path) -> list[Path]:
     """Write ``report.md``, ``table.csv`` (a row a cell), ``runs.csv`` (a row a run) and the figures; ``dose.csv`` too
-    where runs differ in ``skip_gain``.
+    where runs differ in ``skip_gain``, and a leaderboard wherever two techniques were compared with plain.
 
     Returns:
         The files written.
@@ -29,8 +36,10 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in ("report.md", "table.csv", "runs.csv")]
     figures = []
-    responses = build_dose_responses(study)
+    settings = build_dose_responses(study)
+    responses = [response for response in settings if len(response.doses) > 1]
     by_response: list[tuple[DoseResponse, list[Path]]] = []
+    by_board: list[tuple[Leaderboard, Path]] = []
     with style():
         for model, data in _families(study):
             cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
@@ -40,16 +49,22 @@ def write_report(study: Study, folder: Path) -> list[Path]:
                 draw(figure, study, cells)
                 figure.savefig(figures[-1])
         by_response = [(response, draw_dose_figures(study, response, folder)) for response in responses]
-    written[0].write_text(_markdown(study, figures, by_response), encoding="utf-8")
+        by_board = [(board, draw_leaderboard(study, board, folder)) for board in build_leaderboards(settings)]
+    written[0].write_text(_markdown(study, figures, by_response, by_board), encoding="utf-8")
     _write_rows(written[1], list(_table_rows(study)))
     _write_rows(written[2], [_run_row(study, cell, run) for cell in study.cells for run in cell.runs])
     if responses:
         written.append(folder / "dose.csv")
         _write_rows(written[-1], [row for response in responses for row in dose_rows(study, response)])
-    return [*written, *figures, *(file for _, files in by_response for file in files)]
+    return [*written, *figures, *(file for _, files in by_response for file in files), *(file for _, file in by_board)]
 
 
-def _markdown(study: Study, figures: Sequence[Path], by_response: Sequence[tuple[DoseResponse, Sequence[Path]]]) -> str:
+def _markdown(
+    study: Study,
+    figures: Sequence[Path],
+    by_response: Sequence[tuple[DoseResponse, Sequence[Path]]],
+    by_board: Sequence[tuple[Leaderboard, Path]],
+) -> str:
     lines = [
         "# Study",
         "",
@@ -58,6 +73,8 @@ def _markdown(study: Study, figures: Sequence[Path], by_response: Sequence[tuple
     ]
     for response, files in by_response:
         lines += ["", *markdown_of_dose(study, response), "", *(f"![{file.stem}]({file.name})" for file in files)]
+    for board, file in by_board:
+        lines += ["", *markdown_of_leaderboard(study, board), "", f"![{file.stem}]({file.name})"]
     for model, data in _families(study):
         cells = [cell for cell in study.cells if (cell.model, cell.data) == (model, data)]
         has_published = any(published_beside(study.metric, cell) is not None for cell in cells)
@@ -68,6 +85,7 @@ def _markdown(study: Study, figures: Sequence[Path], by_response: Sequence[tuple
         for figure in figures:
             if figure.stem.endswith(f"_{file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
+    lines += ["", *markdown_of_budgets(study)]
     if study.notes:
         lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
     if study.unfinished:
@@ -129,7 +147,7 @@ def _table(study: Study, cells: Sequence[Cell], has_published: bool) -> list[str
         row += f"| {_difference(cell, digits)} |"
         if has_published:
             value = published_beside(study.metric, cell)
-            row += f" {'' if value is None else value} |"
+            row += f" {'' if value is None else value.beside(cell.budget.epochs)} |"
         lines.append(row)
     return lines
 
@@ -147,6 +165,7 @@ def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
     for cell in study.cells:
         difference = cell.difference
         low, high = (difference and difference.interval) or (None, None)
+        beside = published_beside(study.metric, cell)
         yield {
             "model": cell.model,
             "data": cell.data,
@@ -159,7 +178,9 @@ def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
             "difference": difference and difference.value,
             "interval_low": low,
             "interval_high": high,
-            "published": published_beside(study.metric, cell),
+            "published": beside and beside.top1,
+            "published_epochs": beside and beside.epochs,
+            **budget_columns(cell.budget),
         }
 
 

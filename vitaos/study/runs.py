@@ -57,6 +57,13 @@ class Run:
         return int(batch_size) * int(self.config.get("accumulate", 1)) * processes
 
     @property
+    def images_seen(self) -> int | None:
+        """Training images up to the last epoch; None where the folder does not record the global batch."""
+        if self.global_batch is None or not self.metrics:
+            return None
+        return int(self.metrics[-1]["step"]) * self.global_batch
+
+    @property
     def seed(self) -> Any:
         return self.config.get("seed")
 

@@ -1,0 +1,130 @@
+"""All techniques of one setting in order of what they gain on plain: a table and a figure with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitaos.analysis.figures import new_figure
+from vitaos.analysis.style import PAGE, color
+from vitaos.study.budget_report import relative_cost
+from vitaos.study.cells import Cell, Study
+from vitaos.study.dose import DosePoint, DoseResponse
+from vitaos.study.labels import axis_label, decimals, file_stem, metric_title, technique_title
+from vitaos.study.runs import PLAIN
+
+__all__ = ["Leaderboard", "build_leaderboards", "draw_leaderboard", "markdown_of_leaderboard"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The techniques that were compared with one plain cell, the largest difference first.
+
+    Attributes:
+        model: backbone.
+        data: dataset.
+        depth: blocks; None where unknown.
+        skip_gain: the dose; 1 is the ordinary network.
+        plain: what they are compared with.
+        points: two techniques at least.
+    """
+
+    model: str
+    data: str
+    depth: int | None
+    skip_gain: float
+    plain: Cell
+    points: tuple[DosePoint, ...]
+
+    @property
+    def title(self) -> str:
+        depth = "" if self.depth is None else f", {self.depth} blocks"
+        return f"{self.model} on {self.data}{depth}, r = {self.skip_gain:g}"
+
+
+def build_leaderboards(responses: Sequence[DoseResponse]) -> list[Leaderboard]:
+    """One for every backbone, dataset, depth and dose at which plain and at least two techniques were compared."""
+    boards = []
+    for response in responses:
+        for dose in response.doses:
+            here = [point for point in response.points if point.skip_gain == dose]
+            plain = next((point.cell for point in here if point.cell.technique == PLAIN), None)
+            compared = [point for point in here if point.cell.difference is not None]
+            if plain is not None and len(compared) > 1:
+                compared.sort(key=_gain, reverse=True)
+                boards.append(Leaderboard(response.model, response.data, response.depth, dose, plain, tuple(compared)))
+    return boards
+
+
+def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
+    """A row a technique: n, the metric, its difference to plain with both intervals, p, operations and budget."""
+    digits = decimals(study.metric)
+    plain = board.plain
+    lines = [
+        f"## Leaderboard: {board.title}",
+        "",
+        f"| technique | n | {axis_label(study.metric)} | to plain | Welch 95% | bootstrap 95% | p (Holm) | FLOP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for point in board.points:
+        cell = point.cell
+        cost = relative_cost(cell, plain)
+        welch = cell.difference.interval if cell.difference else None
+        row = [
+            technique_title(cell.technique),
+            str(len(cell.runs)),
+            _mean(cell, digits),
+            f"{_gain(point):+.{digits}f}",
+            _interval(welch, digits),
+            _interval(point.bootstrap, digits),
+            "" if point.p_value is None else f"{point.p_value:.2g}",
+            "" if cost is None else f"x{cost:.3f}",
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    row = ["plain", str(len(plain.runs)), _mean(plain, digits), "", "", "", "", "x1"]
+    return [*lines, "| " + " | ".join(row) + " |"]
+
+
+def draw_leaderboard(study: Study, board: Leaderboard, folder: Path) -> Path:
+    """Differences to plain, one row a technique: thick, Welch's interval over seeds; thin, the bootstrap's."""
+    names = [] if board.depth is None else [str(board.depth)]
+    path = folder / f"leaderboard_{file_stem(board.model, board.data, *names)}_r{board.skip_gain:g}.png"
+    figure = new_figure((PAGE, 1.25 + 0.24 * len(board.points)))
+    axes = figure.subplots()
+    for row, point in enumerate(board.points):
+        _draw_point(axes, row, point, color(study.techniques.index(point.cell.technique)))
+    axes.axvline(0, color="#555555", linewidth=0.8)
+    axes.set_yticks(range(len(board.points)), [_row_label(point) for point in board.points])
+    axes.set_ylim(len(board.points) - 0.5, -0.5)
+    digits = decimals(study.metric)
+    reached = f"plain: {board.plain.mean:.{digits}f} (n = {len(board.plain.runs)})"
+    axes.set_xlabel(f"difference of {metric_title(study.metric)} to {reached}")
+    axes.set_title(f"{board.title}\n95% intervals: thick, over seeds (n > 2); thin, over images and seeds", loc="left")
+    figure.savefig(path)
+    return path
+
+
+def _draw_point(axes: Any, row: int, point: DosePoint, shade: str) -> None:
+    difference = point.cell.difference
+    welch = difference.interval if difference and len(point.cell.runs) > 2 else None
+    if welch is not None:
+        axes.plot(welch, (row, row), color=shade, linewidth=3.5, alpha=0.35, solid_capstyle="butt")
+    if point.bootstrap is not None:
+        axes.plot(point.bootstrap, (row, row), color=shade, linewidth=0.9)
+    axes.plot(_gain(point), row, "o", color=shade, markerfacecolor=shade if len(point.cell.runs) > 1 else "white")
+
+
+def _gain(point: DosePoint) -> float:
+    return point.cell.difference.value if point.cell.difference else float("nan")
+
+
+def _row_label(point: DosePoint) -> str:
+    return f"{technique_title(point.cell.technique)} (n = {len(point.cell.runs)})"
+
+
+def _mean(cell: Cell, digits: int) -> str:
+    return f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
+
+
+def _interval(interval: tuple[float, float] | None, digits: int) -> str:
+    return "" if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
