@@ -8,9 +8,14 @@ from contextlib import closing
 from functools import partial
 
 from vitaos import cli
-from vitaos.assembly import eval_target, evaluation, imagenet
 from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.config import EvalConfig
+
+COMMAND = cli.Command("eval", EVAL_SCHEMA, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from vitaos.assembly import eval_target, evaluation, imagenet
 from vitaos.runtime.world import initialize
 
 
@@ -32,4 +37,4 @@ def main(config: EvalConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="eval", schema=EVAL_SCHEMA, about=__doc__)
+    COMMAND.run(main)

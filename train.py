@@ -7,10 +7,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vitaos import cli
-from vitaos.assembly import builders, fingerprint, session
 from vitaos.assembly.schemas import TRAIN_SCHEMA
-from vitaos.assembly.training import build_trainer
 from vitaos.config import TrainConfig
+
+COMMAND = cli.Command("train", TRAIN_SCHEMA, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from vitaos.assembly import builders, fingerprint, session
+from vitaos.assembly.training import build_trainer
 from vitaos.engine.precision import enable_determinism
 from vitaos.outputs.run_dir import RunDir
 from vitaos.runtime.preemption import Preemption
@@ -62,4 +67,4 @@ def main(config: TrainConfig) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="train", schema=TRAIN_SCHEMA, about=__doc__)
+    COMMAND.run(main)

@@ -8,9 +8,14 @@ numbers.csv, summary.json.
 """
 
 from vitaos import cli
-from vitaos.assembly import analysis
 from vitaos.assembly.schemas import ANALYZE_SCHEMA
 from vitaos.config import AnalyzeConfig
+
+COMMAND = cli.Command("analyze", ANALYZE_SCHEMA, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from vitaos.assembly import analysis
 from vitaos.runtime.world import initialize
 
 
@@ -22,4 +27,4 @@ def main(config: AnalyzeConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="analyze", schema=ANALYZE_SCHEMA, about=__doc__)
+    COMMAND.run(main)

@@ -5,9 +5,14 @@ write model.onnx or model.pt2 beside the card. A foreign file also needs model= 
 """
 
 from vitaos import cli
-from vitaos.assembly import export
 from vitaos.assembly.schemas import EXPORT_SCHEMA
 from vitaos.config import ExportConfig
+
+COMMAND = cli.Command("export", EXPORT_SCHEMA, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from vitaos.assembly import export
 
 
 def main(config: ExportConfig) -> None:
@@ -17,4 +22,4 @@ def main(config: ExportConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="export", schema=EXPORT_SCHEMA, about=__doc__)
+    COMMAND.run(main)

@@ -38,7 +38,10 @@ MAY_SEE = {
     "weights": {"checkpoint", "files", "models", "techniques"},
     "root": set(),
     "user_configs": {"root"},
-    "cli": {"config", "config_check", "root", "runtime", "user_configs"},
+    "overrides": {"config", "root", "suggest", "user_configs"},
+    "command_help": {"config", "overrides"},
+    "version": set(),
+    "cli": {"command_help", "config", "config_check", "overrides", "root", "runtime", "user_configs", "version"},
     "__main__": {"commands", "root"},
 }
 

@@ -10,9 +10,8 @@ model = vitaos.from_pretrained("folder")  # or "hf-hub:OWNER/NAME"
 from vitaos import timm_registry as timm_registry
 from vitaos.models import create_model
 from vitaos.techniques import attach
+from vitaos.version import __version__
 from vitaos.weights.load import load_weights
 from vitaos.weights.pretrained import from_pretrained, save_pretrained
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "attach", "create_model", "from_pretrained", "load_weights", "save_pretrained"]

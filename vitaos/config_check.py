@@ -1,17 +1,20 @@
 """A composed configuration -> its dataclass, or an error that names the key and what would be right."""
 
+import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from vitaos.config import Config, ConfigError, OptimizerConfig, TrainConfig, technique_flags
+from vitaos.config import Bounds, Config, ConfigError, OptimizerConfig, TrainConfig, declared_fields, technique_flags
 from vitaos.suggest import did_you_mean
 
 _ADAMW_LIKE: Final = ("adamw", "apex_adam", "apex_lamb")
 """Optimizers whose own betas are 0.9 and 0.999, and eps 1e-8. A run's configuration states them, as it always has."""
+_LARGEST: Final = 2**63 - 1
 
 
 def check(composed: DictConfig, declared: type[Config]) -> Config:
@@ -25,13 +28,15 @@ def check(composed: DictConfig, declared: type[Config]) -> Config:
         ConfigError: an unknown key, a value of the wrong type, outside its choices or range, or an impossible pair.
     """
     try:
-        plain = OmegaConf.create(
-            OmegaConf.to_container(composed, resolve=True)
-        )  # without the flags that let +key=value pass
-        merged = OmegaConf.merge(OmegaConf.structured(declared), plain)
-        config: Any = OmegaConf.to_object(merged)
+        plain = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(plain, dict)
+        _check_switches(plain, declared, "")
+        unflagged = OmegaConf.create(plain)  # without the flags that let +key=value pass
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), unflagged))
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, composed, declared)) from None
+    except (OverflowError, TypeError) as error:  # what OmegaConf makes of a value where a section belongs
+        raise ConfigError(str(error).splitlines()[0]) from error
     _check_values(config, "")
     for name in technique_flags(config):
         _check_technique_flag(name, getattr(config, name))
@@ -56,34 +61,106 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def _explain(error: OmegaConfBaseException, composed: DictConfig, declared: type[Any]) -> str:
     key = str(error.full_key or error.key or "")
     reason = str(error.msg or error).splitlines()[0]
-    if "not in" in reason and key:
+    if isinstance(error, InterpolationResolutionError):
+        reason = reason.partition("interpolation: ")[2].strip('"') or reason
+    if (known := explain_known(key, reason, declared)) or not key:
+        return known or reason
+    as_given = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
+    *path, leaf = key.split(".")
+    level = OmegaConf.select(as_given, ".".join(path), throw_on_resolution_failure=False) if path else as_given
+    value = level._get_node(leaf) if isinstance(level, DictConfig) else None
+    return f"{key}={value}: {reason}" if value is not None else f"{key}: {reason}"
+
+
+def explain_known(key: str, reason: str, declared: type[Any]) -> str | None:
+    """What OmegaConf's commonest complaints mean: a key that does not exist, and null where there must be a value."""
+    if not key:
+        return None
+    if "is not Optional" in reason:
+        return f"{key}=null: it needs a value"
+    if "not in" in reason:
         *path, leaf = key.split(".")
-        return f"{key}: unknown key{suggest(leaf, keys_at(declared, path))}"
-    value = OmegaConf.select(composed, key, throw_on_missing=False) if key else None
-    return f"{key}={value}: {reason}" if key else reason
+        return f"{key}: unknown key{suggest(leaf, _keys_at(declared, path))}"
+    return None
 
 
-def keys_at(declared: type[Any], path: list[str]) -> list[str]:
+def _keys_at(declared: type[Any], path: list[str]) -> list[str]:
     level: Any = OmegaConf.structured(declared)
     for part in path:
         level = level[part] if level is not None and part in level else {}
     return [str(key) for key in level] if level is not None else []
 
 
+def _check_switches(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> None:
+    """Refuse numbers other than 0 and 1 for true and false: OmegaConf takes them all for true."""
+    for key, kind in declared_fields(declared):
+        value = tree.get(key.name)
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            _check_switches(value, kind, f"{prefix}{key.name}.")  # type: ignore[arg-type]  # a class, of which there are fields
+        elif kind is bool and isinstance(value, (int, float)) and value not in (0, 1):
+            raise ConfigError(f"{prefix}{key.name}={value}: it must be true or false")
+
+
 def _check_values(section: Any, prefix: str) -> None:
+    """Check every value by what its key declares, and put the home folder in the place of ``~``."""
     for declared in fields(section):
         value, key = getattr(section, declared.name), f"{prefix}{declared.name}"
         if is_dataclass(value):
             _check_values(value, f"{key}.")
             continue
+        _check_finite(key, value)
         choices = declared.metadata.get("choices")
         if choices and value not in choices:
             words = ", ".join("null" if choice is None else str(choice) for choice in choices)
             raise ConfigError(f"{key}={value}: not a valid choice; valid: {words}")
-        low, high = declared.metadata.get("low"), declared.metadata.get("high")
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{key}={value}: out of range; it must be {bounds}")
+        count = declared.metadata.get("count")
+        if count is not None and value is not None and len(value) != count:
+            raise ConfigError(f"{key}={value}: it must be {count} numbers")
+        _check_bounds(key, value, declared.metadata.get("bounds"))
+        if declared.metadata.get("is_path"):
+            setattr(section, declared.name, _path(key, value))
+
+
+def _check_bounds(key: str, value: Any, bounds: Bounds | None) -> None:
+    if bounds is None or value is None:
+        return
+    for number in value if isinstance(value, list) else [value]:
+        if not bounds.hold(number):
+            each = "each of its numbers" if isinstance(value, list) else "it"
+            raise ConfigError(f"{key}={value}: out of range; {each} must be {bounds.refuse(number)}")
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Refuse NaN and infinity, and whole numbers that no machine number holds, wherever they stand in a value."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_finite(f"{key}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            if not isinstance(item, (int, float)):
+                _check_finite(key, item)
+            elif not _is_machine_number(item):
+                raise ConfigError(f"{key}={list(value)}: each of its numbers must be finite")
+    elif isinstance(value, (int, float)) and not _is_machine_number(value):
+        kind = "a finite number" if isinstance(value, float) else f"a number within ±{_LARGEST:,}"
+        raise ConfigError(f"{key}={value}: it must be {kind}")
+
+
+def _is_machine_number(number: float) -> bool:
+    return math.isfinite(number) if isinstance(number, float) else abs(number) <= _LARGEST
+
+
+def _path(key: str, value: Any) -> Any:
+    """A file or folder, or a list of them, with the home folder in the place of ``~``."""
+    if isinstance(value, (list, tuple)):
+        return [_path(key, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise ConfigError(f"{key}={value}: it must name a file or folder; leave it out for its default")
+    if "\0" in value:
+        raise ConfigError(f"{key}={value!r}: no file or folder has such a name")
+    return os.path.expanduser(value)  # noqa: PTH111 - a pattern or a word of its own stays what it is
 
 
 def _check_technique_flag(name: str, value: Any) -> None:
@@ -96,14 +173,12 @@ def _check_pairs(config: TrainConfig) -> None:
     if not config.model.name:
         raise ConfigError("model=timm: say which; model=timm model.name=vit_tiny_patch16_224, or in short model=NAME")
     for key, values in (("crop_scale", recipe.crop_scale), ("crop_ratio", recipe.crop_ratio)):
-        if len(values) != 2 or not 0 < values[0] <= values[1]:
+        if values[0] > values[1]:
             raise ConfigError(f"recipe.{key}={values}: must be two positive numbers, [low, high]")
-    for key, values, count in (
-        ("data.mean", config.data.mean, 3),
-        ("data.std", config.data.std, 3),
-    ):
-        if len(values) != count:
-            raise ConfigError(f"{key}={values}: must be {count} numbers")
+    if recipe.lr == 0 and (recipe.warmup_lr or recipe.min_lr):
+        raise ConfigError(
+            "recipe.lr=0: the peak of the schedule must be above 0 (lr, warmup_lr and min_lr all at 0 keep the weights)"
+        )
     by_ffcv = config.data.kind == "ffcv" or (config.data.kind == "digits" and config.data.loader == "ffcv")
     if config.augment == "timm" and by_ffcv:
         raise ConfigError(

@@ -1,15 +1,17 @@
-"""The names of the techniques, for whoever needs no more than those: the command line's help must not import torch."""
+"""The techniques by name, for whoever needs no more than that: the command line's help must not import torch."""
 
 from typing import Final
 
-TECHNIQUE_NAMES: Final = (
-    "attnscale",
-    "featscale",
-    "layerscale",
-    "contranorm",
-    "neutreno",
-    "gfsa",
-    "centered_attention",
-    "re_attention",
-)
-"""In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`."""
+TECHNIQUE_HELP: Final = {
+    "attnscale": "a learned gain for what attention filters out, a head: the paper's AttnScale",
+    "featscale": "learned gains for mean and rest of the attention's output, a channel: the paper's FeatScale",
+    "layerscale": "a learned gain a channel of each branch; option init",
+    "contranorm": "tokens pushed apart before each norm; options scale, temperature, normalize",
+    "neutreno": "the first block's values restored in the later ones; option scale",
+    "gfsa": "a polynomial of the attention map; option order",
+    "centered_attention": "attention maps without their mean",
+    "re_attention": "the heads' maps mixed and normalized anew",
+}
+"""In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`; what each is, for ``--help``."""
+
+TECHNIQUE_NAMES: Final = tuple(TECHNIQUE_HELP)

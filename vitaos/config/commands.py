@@ -1,0 +1,130 @@
+"""The whole configuration of each command that reads or trains a model."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vitaos.config.keys import EVER, LOCAL, MANY, PER_START, key, section
+from vitaos.config.recipe import OptimizerConfig, RecipeConfig
+from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, MonitorConfig
+
+_DEEPEST: Final = 1000
+_LARGEST_SEED: Final = 2**63 - 1
+_FOREIGN: Final = "for a file that is not vitaos' own, or an untrained model"
+
+
+@dataclass
+class TrainConfig:
+    """Everything about a training run; :func:`vitaos.config.schema` adds one key for each technique."""
+
+    model: ModelConfig = section(ModelConfig, "the backbone")
+    depth: int | None = key(None, "number of blocks; null: the backbone's own", low=1, high=_DEEPEST)
+    skip_gain: float = key(
+        1.0, "r of the residual r x + attention(x); below 1 it oversmooths on purpose", low=0, high=1, added=True
+    )
+    data: DataConfig = section(DataConfig, "the images")
+    augment: str = key(
+        "device", "batches on the device, or images by timm's transforms (class folders)", choices=("device", "timm")
+    )
+    recipe: RecipeConfig = section(RecipeConfig, "how it is trained")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "the optimizer")
+    logger: LoggerConfig = section(LoggerConfig, "where metrics go besides metrics.jsonl", mark=LOCAL)
+    monitor: MonitorConfig = section(MonitorConfig, "oversmoothing measured while training", mark=LOCAL)
+    init: str | None = key(None, "file of weights to begin with (fine-tuning)", is_path=True, mark=PER_START)
+    epochs: int = key(300, "epochs of the run and of its schedule", low=1, high=MANY, mark=PER_START)
+    steps: int | None = key(
+        None, "stop after so many global steps in all; the schedule is left as it is", low=1, high=EVER, mark=PER_START
+    )
+    batch_size: int = key(256, "images of a process in a micro-batch", low=1, high=MANY, mark=PER_START)
+    accumulate: int = key(1, "micro-batches in a global step", low=1, high=MANY, mark=PER_START)
+    seed: int = key(0, "of weights, order, augmentation and dropout", low=0, high=_LARGEST_SEED)
+    device: str = key("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"), mark=LOCAL)
+    precision: str = key("bf16", "of the forward and backward pass", choices=("bf16", "fp16", "fp32"))
+    compile: bool = key(False, "compile the model with torch.compile", mark=LOCAL)
+    channels_last: bool = key(False, "channels-last memory order of images and convolutions", mark=LOCAL)
+    checkpoint_gradients: bool = key(False, "compute activations again instead of keeping them", mark=LOCAL)
+    deterministic: bool = key(False, "the same bits on every start, on CUDA too, or a refusal", mark=LOCAL)
+    nonfinite: str = key(
+        "stop", "a loss or gradient that is not finite: stop the run, or leave the batch out", choices=("stop", "skip")
+    )
+    evaluate_every: int = key(1, "epochs between two evaluations; the last epoch always has one", low=1, high=MANY)
+    log_every: int = key(50, "steps between two lines on the screen", low=1, high=EVER, mark=LOCAL)
+    out: str = key("runs", "folder of the run folders", is_path=True, mark=LOCAL)
+    name: str | None = key(None, "name of the run folder; null: it follows from what the run computes", mark=LOCAL)
+    resume: str = key(
+        "auto",
+        "auto: go on where the run folder's checkpoints end; never: refuse a folder that holds a run; or a checkpoint",
+        is_path=True,
+        mark=LOCAL,
+    )
+    checkpoint_every: int | None = key(
+        None, "steps between two checkpoints within an epoch; null: only at its end", low=1, high=EVER, mark=LOCAL
+    )
+    keep: int = key(2, "newest checkpoints kept, besides the best", low=2, high=MANY, mark=LOCAL)
+
+
+@dataclass
+class CheckpointSource:
+    """Which model is looked at and on which images: what an evaluation and an analysis have in common."""
+
+    checkpoint: Any = key(None, "a run folder or a file", is_path=True)
+    model: ModelConfig | None = key(None, f"the backbone, {_FOREIGN}")
+    depth: int | None = key(None, f"number of blocks, {_FOREIGN}", low=1, high=_DEEPEST)
+    skip_gain: float = key(1.0, f"as it was trained, {_FOREIGN}", low=0, high=1)
+    data: DataConfig | None = key(None, "the images; null: those that the checkpoint names")
+    recipe: RecipeConfig = section(RecipeConfig, f"the recipe, {_FOREIGN}; its eval_crop counts")
+    img_size: int | None = key(None, "side of the images in pixels; null: as trained", low=1, high=2**14)
+    eval_crop: float | None = key(
+        None,
+        "the shorter side becomes img_size / this, then the center is cut out; null: the recipe's",
+        low=0.1,
+        high=1,
+    )
+    batch_size: int = key(256, "images of a process in a batch", low=1, high=MANY)
+    device: str = key("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    precision: str = key("fp32", "of the forward pass", choices=("bf16", "fp16", "fp32"))
+
+
+@dataclass
+class EvalConfig(CheckpointSource):
+    """Everything about an evaluation."""
+
+    checkpoint: str | None = key(None, "a run folder or a file", is_path=True)
+    dataset: str = key(
+        "val",
+        "the held-out images, with the ReaL labels, or ImageNet-V2, -A, -R, -Sketch in data.root",
+        choices=("val", "real", "v2", "a", "r", "sketch"),
+    )
+    real_labels: str | None = key(None, "the file real.json, for dataset=real", is_path=True)
+    predictions: bool = key(True, "keep the prediction for every image as .npz")
+    weights: str = key("both", "the running average, the weights themselves, or both", choices=("ema", "raw", "both"))
+    compile: bool = key(False, "compile the model with torch.compile")
+    channels_last: bool = key(False, "channels-last memory order of images and convolutions")
+    out: str | None = key(None, "folder of the results; null: evaluation/ in the run folder", is_path=True)
+
+
+@dataclass
+class AnalyzeConfig(CheckpointSource):
+    """Everything about an analysis."""
+
+    checkpoint: Any = key(
+        None, "a run folder or a file, or a list of them: [A,B]; null: an untrained model", is_path=True
+    )
+    labels: list[str] | None = key(None, "names in the figures, one a checkpoint; null: names of folders and files")
+    images: int = key(256, "images looked at, evenly spaced in the held-out part", low=1, high=10**7)
+    weights: str = key("auto", "auto: the running average where there is one", choices=("auto", "ema", "raw"))
+    batch_size: int = key(32, "images in a batch", low=1, high=MANY)
+    seed: int = key(0, "of the weights of an untrained model", low=0, high=_LARGEST_SEED)
+    out: str = key("analysis", "folder of figures and tables; the next free number where it holds some", is_path=True)
+    pdf: bool = key(False, "figures as PDF as well")
+
+
+@dataclass
+class ExportConfig(CheckpointSource):
+    """Everything about an export."""
+
+    format: str = key(
+        "safetensors", "what is written beside the model card", choices=("safetensors", "onnx", "torch_export")
+    )
+    weights: str = key("auto", "auto: the running average where there is one", choices=("auto", "ema", "raw"))
+    out: str | None = key(None, "a new folder", is_path=True)
+    license: str = key("unknown", "license that the model card names")

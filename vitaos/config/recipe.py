@@ -1,0 +1,87 @@
+"""The keys of a recipe and of its optimizer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitaos.config.keys import LOCAL, MANY, key
+
+
+@dataclass
+class RecipeConfig:
+    """One column of the recipes: optimization, regularization and augmentation. Sources stand in ``configs/recipe``."""
+
+    name: str = key("custom", "name of the recipe, for people", mark=LOCAL)
+    epochs: int = key(300, "epochs that the recipe is meant for; the run takes `epochs`", low=1, high=MANY, mark=LOCAL)
+    batch_size: int = key(
+        256, "images per process that it is meant for; the run takes `batch_size`", low=1, high=MANY, mark=LOCAL
+    )
+    # optimization
+    lr: float = key(5e-4, "peak learning rate, for a global batch of `lr_reference_batch` images", low=0, high=1e4)
+    lr_reference_batch: int | None = key(
+        512, "the rate is multiplied by global batch / this; null: it is meant as it stands", low=1, high=MANY
+    )
+    weight_decay: float = key(
+        0.05, "decay of matrices; biases, norms, tables and learned scales have none", low=0, high=1e4
+    )
+    schedule: str = key(
+        "release",
+        "release: the warm-up is cut out of the cosine; textbook: the cosine begins when the warm-up ends",
+        choices=("release", "textbook"),
+    )
+    schedule_unit: str = key("epoch", "how often the release's schedule changes the rate", choices=("epoch", "step"))
+    warmup_epochs: int = key(5, "epochs of linear warm-up", low=0, high=MANY)
+    warmup_lr: float = key(1e-6, "first learning rate of the warm-up", low=0, high=1e4)
+    min_lr: float = key(1e-5, "last learning rate of the cosine", low=0, high=1e4)
+    scale_warmup_and_floor: bool = key(False, "apply `lr_reference_batch` to `warmup_lr` and `min_lr` as well (Swin)")
+    clip: float | None = key(None, "bound on the norm of the gradient; null: none", above=0)
+    ema_decay: float | None = key(None, "decay of the running average of the weights; null: no average", low=0, below=1)
+    ema_warmup: bool = key(False, "let the average follow faster at first, so that short runs have one")
+    # regularization
+    drop_path: float = key(0.0, "rate of stochastic depth", low=0, below=1)
+    pos_drop: float = key(0.0, "rate of dropout after the position embedding", low=0, below=1)
+    proj_drop: float = key(0.0, "rate of dropout after the attention's projection and in the MLP", low=0, below=1)
+    smoothing: float = key(0.0, "label smoothing", low=0, below=1)
+    # augmentation
+    repeats: int = key(1, "repeated augmentation: views of an image among the batches of an epoch", low=1, high=1000)
+    crop_scale: list[float] = key(
+        [0.08, 1.0], "least and largest share of an image in a crop", above=0, high=1, count=2
+    )
+    crop_ratio: list[float] = key(
+        [3 / 4, 4 / 3], "least and largest width / height of a crop", low=0.01, high=100, count=2
+    )
+    hflip: float = key(0.5, "probability of a mirror image", low=0, high=1)
+    randaugment: str | None = key(None, "RandAugment in timm's notation, as rand-m9-mstd0.5-inc1; null: none")
+    three_augment: bool = key(False, "gray, solarize or blur (DeiT III) in place of RandAugment")
+    color_jitter: float = key(0.0, "strength of color jitter; without effect beside RandAugment", low=0, high=100)
+    erasing: float = key(0.0, "probability of random erasing", low=0, high=1)
+    erasing_mode: str = key(
+        "pixel",
+        "filling of the erased: a normal draw a pixel, one a rectangle, or 0",
+        choices=("pixel", "rand", "const"),
+        added=True,
+    )
+    erasing_count: int = key(1, "rectangles erased at most in an image", low=1, high=1000, added=True)
+    mixup: float = key(0.0, "alpha of mixup; 0: none", low=0, high=1e4)
+    cutmix: float = key(0.0, "alpha of CutMix; 0: none", low=0, high=1e4)
+    mix_probability: float = key(1.0, "share of the batches that mixup or CutMix mixes", low=0, high=1)
+    mix_switch: float = key(0.5, "share of CutMix among the mixed batches where both are on", low=0, high=1)
+    # evaluation
+    eval_crop: float = key(
+        0.875, "the shorter side becomes img_size / this, then the center is cut out", low=0.1, high=1
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer: torch's AdamW, one of NVIDIA apex, or any of timm's by its name."""
+
+    name: str = key(
+        "adamw",
+        "adamw (torch's fused one), apex_adam, apex_lamb (NVIDIA apex), or a name of timm (lamb, lion, muon, sgd, ...)",
+    )
+    betas: list[float] | None = key(None, "decays of its averages; null: the optimizer's own", low=0, below=1)
+    eps: float | None = key(None, "term for numerical stability; null: the optimizer's own", low=0, high=1)
+    fused: bool = key(True, "torch's fused kernels for adamw")
+    keywords: dict[str, Any] = key(
+        {}, "further keywords of the optimizer's class, as optimizer.keywords.momentum=0.8", added=True
+    )

@@ -1,0 +1,191 @@
+"""The words of a command line, ``key=value``, before Hydra composes them.
+
+Short forms are written in full. What Hydra's grammar takes for something else than a newcomer means (``~``, ``#``,
+letters beyond ASCII, ``=``) is quoted; what it answers with an exception of its own is refused, with the key and what
+would be right.
+"""
+
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from vitaos.config import ConfigError, declared_fields, technique_flags
+from vitaos.root import ROOT
+from vitaos.suggest import did_you_mean
+from vitaos.user_configs import user_folders
+
+CONFIGS: Final = ROOT / "configs"
+_OF_THE_GRAMMAR: Final = set("'\"[]{},\\")
+"""Characters with a meaning: a value that holds one is quoted by whoever typed it, or not at all."""
+_SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")
+
+
+def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> list[str]:
+    """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
+    ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), and ``model.keywords.KEY=VALUE`` for a keyword
+    that has no default here (``++model.keywords.KEY=VALUE``); leave out what chooses nothing where nothing is the
+    default (``experiment=null``)."""
+    may_be_null = {group for group, chosen in groups_of(config_name).items() if chosen is None}
+    flags = technique_flags(schema)
+    expanded: list[str] = []
+    for override in overrides:
+        key, _, name = override.partition("=")
+        foreign = key == "model" and name and not set(name) & set(",${}[]") and name not in choices_of("model")
+        ends = (flag for flag in flags if foreign and name.endswith(f"_{flag}"))
+        technique = next((flag for flag in ends if name.removesuffix(f"_{flag}") in choices_of("model")), None)
+        if name == "null" and key in may_be_null:
+            continue
+        if technique:
+            expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
+        elif foreign and name != "null" and _is_timm_model(name):
+            expanded += ["model=timm", f"model.name={name}"]
+        elif key.startswith(("model.keywords.", "optimizer.keywords.")):
+            expanded.append(_quoted(f"++{override}"))
+        else:
+            expanded.append(_quoted(override))
+    return expanded
+
+
+def refuse_several_values(overrides: Sequence[str]) -> None:
+    """Refuse a sweep's ``key=a,b`` where no sweep was asked for.
+
+    Raises:
+        ConfigError: naming the word.
+    """
+    for word in overrides:
+        if _parse(word).is_sweep_override():
+            raise ConfigError(f"{word}: several values are a sweep; add -m to run each of them")
+
+
+def check(overrides: Sequence[str], config_name: str, schema: type[Any]) -> None:
+    """Refuse the words of one job that Hydra would answer with a trace, or take for something else.
+
+    Raises:
+        ConfigError: naming the word and what would be right.
+    """
+    groups = groups_of(config_name)
+    for word in overrides:
+        override = _parse(word)
+        key, value = override.get_key_element().lstrip("+~"), override.value()
+        if override.is_delete() or override.is_sweep_override() or "${" in word:
+            continue
+        if key in groups:
+            _check_choice(word, key, value)
+        elif key == "hydra/launcher" and value in _SLURM_LAUNCHERS:
+            _check_slurm(word)
+        else:
+            _check_switch(word, key, value, schema)
+
+
+def jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """The command line of each job: sweeps (``key=a,b``) multiplied out as Hydra's basic sweeper does."""
+    choices: list[list[str]] = []
+    for override in map(_parse, overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+    return (list(job) for job in itertools.product(*choices))
+
+
+@cache
+def groups_of(config_name: str) -> dict[str, str | None]:
+    """The groups that a command has, as its file under ``configs/`` names them, and what each is unless chosen."""
+    path = CONFIGS / f"{config_name}.yaml"
+    if not path.is_file():
+        return {}
+    entries = OmegaConf.to_container(OmegaConf.load(path))["defaults"]  # type: ignore[call-overload, index]
+    found = [entry for entry in entries if isinstance(entry, dict)]
+    return {key: value for entry in found for key, value in entry.items() if not key.startswith("override ")}
+
+
+def choices_of(group: str) -> list[str]:
+    """The choices of a group: vitaos' own files and the user's."""
+    folders: list[Path] = [folder / group for folder in (CONFIGS, *user_folders())]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def _is_timm_model(name: str) -> bool:
+    import timm  # noqa: PLC0415  # slow to import, and needed for a foreign name alone
+
+    return bool(timm.is_model(name))
+
+
+def _quoted(word: str) -> str:
+    """The word with its value in quotes, where that is what Hydra needs to read it as it stands."""
+    key, equals, value = word.partition("=")
+    if not equals or not value or set(value) & _OF_THE_GRAMMAR or "${" in value or _parses(word):
+        return word
+    quoted = f"{key}='{value}'"
+    return quoted if _parses(quoted) else word
+
+
+def _parses(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
+
+
+def _parse(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        shown = word.lstrip("+")
+        raise ConfigError(f"{shown}: {_advice(shown)}") from error
+
+
+def _advice(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"expected key=value, as {word.lstrip('~')}=... (~key takes a key away)"
+    if not key.lstrip("+~").replace("/", "").replace(".", "").replace("_", "").replace("@", "").isalnum():
+        return f"{key!r} is no name of a key; expected key=value"
+    if not set(value) & _OF_THE_GRAMMAR:
+        return "this value cannot be read"
+    return f"a value with brackets, braces, commas or quotes of its own needs quotes around it: \"{key}='VALUE'\""
+
+
+def _check_choice(word: str, group: str, value: Any) -> None:
+    names = value if isinstance(value, list) else [value]
+    known = choices_of(group)
+    if value is None or not all(isinstance(name, str) or type(name) in (int, float) for name in names):
+        raise ConfigError(f"{word}: expected a choice for {group}; valid: {', '.join(known)}")
+    for name in names:
+        nested = any((folder / group / f"{name}.yaml").is_file() for folder in (CONFIGS, *user_folders()))
+        if not nested:
+            raise ConfigError(
+                f"{word}: there is no {group}/{name}{did_you_mean(str(name), known)} Valid: {', '.join(known)}"
+            )
+
+
+def _check_slurm(word: str) -> None:
+    if shutil.which("srun") is None or shutil.which("sbatch") is None:
+        raise ConfigError(
+            f"{word}: SLURM's commands srun and sbatch are not on this machine; submit from a node that has them, or "
+            "leave it out to run the jobs here, one after another"
+        )
+
+
+def _check_switch(word: str, key: str, value: Any, schema: type[Any]) -> None:
+    """Refuse numbers other than 0 and 1 for true and false: OmegaConf takes them all for true."""
+    level: Any = schema
+    for part in key.split("."):
+        level = (
+            next((kind for field, kind in declared_fields(level) if field.name == part), None)
+            if is_dataclass(level)
+            else None
+        )
+    if level is bool and isinstance(value, (int, float)) and value not in (0, 1):
+        raise ConfigError(f"{word}: it must be true or false")
