@@ -1,6 +1,6 @@
 """Train a model: ``torchrun train.py model=deit_s24 attnscale=true`` (``--help`` lists the groups and keys).
 
-A run: configuration -> data -> model -> engine -> outputs.
+A run: configuration -> data -> model -> engine -> outputs, told in vitaos/assembly/run.py.
 """
 
 from contextlib import ExitStack, closing
@@ -14,56 +14,12 @@ COMMAND = cli.Command("train", TRAIN_SCHEMA, __doc__)
 if __name__ == "__main__":
     COMMAND.check()  # --help and mistakes are answered before torch is imported below
 
-from vitaos.assembly import builders, fingerprint, session
-from vitaos.assembly.training import build_trainer
-from vitaos.engine.precision import enable_determinism
-from vitaos.outputs.run_dir import RunDir
-from vitaos.runtime.preemption import Preemption
-from vitaos.runtime.watchdog import Watchdog
-from vitaos.runtime.world import initialize
+from vitaos.assembly import run
 
 
 def main(config: TrainConfig) -> int:
     """One run, from its checked configuration to its exit status."""
-    # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. The ranks
-    # watch each other before any waits for another, and requests to leave are heard before anything is taken. The data
-    # is opened before the run folder, so that a refused run leaves none; the folder is locked before the model is
-    # built, since it says where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
-    # run starts from exactly the objects of a new one.
-    builders.check_possible(config)
-    if config.deterministic:
-        enable_determinism()
-    world = initialize(config.device)
-    folder = RunDir(Path(config.out) / fingerprint.run_name(config, world.size))
-    with ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog(world.rank, world.size, world.broadcast_object))
-        preemption = stack.enter_context(Preemption())
-        stack.callback(folder.close)
-        loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
-        found = session.open_run_folder(config, folder, world, loaders.fingerprint)
-        model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
-        loaded = builders.load_initial_weights(config, model) if found is None else None
-        outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
-        watchdog.before_exit = outputs.finish_saves
-        outputs.log(session.run_summary(config, world, loaders, model))
-        outputs.log(str(loaded) if loaded else None)
-
-        trainer = build_trainer(
-            config,
-            model,
-            loaders.train,
-            world,
-            num_classes=loaders.num_classes,
-            evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: preemption.requested),
-            observe=builders.build_observe_fn(config, loaders, world),
-            preemption=preemption,
-            checkpoints=outputs.checkpoints,
-            sinks=outputs.sinks,
-            identity=session.checkpoint_metadata(config, loaders, world),
-        )
-        if found is not None:
-            session.load_state(trainer, found)
-        return session.fit(trainer, world, outputs)
+    return run.train(config).status
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Give a trained model to others: ``python scripts/export.py checkpoint=runs/NAME out=DIR``.
 
-``format=safetensors`` writes model.safetensors, config.json and a model card (README.md); ``onnx`` and ``torch_export``
-write model.onnx or model.pt2 beside the card. A foreign file also needs model= and data=.
+``format=safetensors`` writes model.safetensors, config.json and a model card (README.md), ``onnx`` and ``torch_export``
+model.onnx or model.pt2 in place of the first. A foreign file also needs model= and data=.
 """
 
 from vitaos import cli

@@ -43,6 +43,7 @@ MAY_SEE = {
     "version": set(),
     "cli": {"command_help", "config", "config_check", "overrides", "root", "runtime", "user_configs", "version"},
     "__main__": {"commands", "root"},
+    "functions": {"assembly", "checkpoint", "cli", "metrics_reader", "runtime"},
 }
 
 

@@ -65,6 +65,7 @@ def test_a_plain_run_is_a_folder_of_timm_and_a_graph(run: Run, tmp_path: Path) -
     images, expected = torch.randn(3, 3, 32, 32), trained(tmp_path / "a", "ema")
     for kind in ("safetensors", "onnx", "torch_export"):
         export(f"checkpoint={tmp_path / 'a'}", f"out={tmp_path / kind}", f"format={kind}")
+        assert json.loads((tmp_path / kind / "config.json").read_text())["label_names"] == list("0123456789")
     answer = logits(expected, images)
     by_timm = timm.create_model(f"local-dir:{tmp_path / 'safetensors'}", pretrained=True).eval()
     assert torch.equal(logits(by_timm, images), answer)

@@ -35,22 +35,28 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def vitaos(*words: str, installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The installed command."""
+    """The installed command; ``torchrun`` as the first word starts it as a module, by torch's launcher."""
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "-m", "vitaos"]
+    start = [*launcher, *words[1:]] if words[0] == "torchrun" else [str(installed / "bin" / "vitaos"), *words]
     return subprocess.run(
-        [sys.executable, str(installed / "bin" / "vitaos"), *words],
+        [sys.executable, *start],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
 def test_a_wheel_trains_evaluates_and_explains_itself_elsewhere(installed: Path, tmp_path: Path) -> None:
     assert (installed / "vitaos" / "py.typed").is_file()
-    done = vitaos("train", *SMALL, "data.root=d", "name=first", "attnscale=true", installed=installed, folder=tmp_path)
+    words = ["torchrun", "train", *SMALL, "data.root=d", "name=first", "attnscale=true"]
+    done = vitaos(*words, installed=installed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().count("\n") >= 1
     done = vitaos("eval", "checkpoint=runs/first", "device=cpu", installed=installed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "images 360" in done.stdout
+    done = vitaos("export", "checkpoint=runs/first", "out=given", "device=cpu", installed=installed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "given").iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert f"{installed}/vitaos/entry/train.py" in (tmp_path / "runs" / "first" / "environment.json").read_text()
 
 

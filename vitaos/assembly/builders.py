@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitaos import data as datasets
 from vitaos.analysis.monitor import MEASURES, Monitor, learned_means
+from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniques
 from vitaos.data import DataSource, EvalLoader, Loaders, ReadSettings
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
@@ -29,7 +30,6 @@ from vitaos.engine.schedule import WarmupCosine
 from vitaos.engine.settings import Settings
 from vitaos.models import create_model, regularization_keywords
 from vitaos.runtime.world import World
-from vitaos.weights.load import LoadReport, load_weights
 
 
 def build_loaders(config: TrainConfig, world: World) -> Loaders:
@@ -112,11 +112,6 @@ def check_possible(config: TrainConfig) -> None:
         raise ValueError(f"model.keywords={config.model.keywords}: a value of the wrong type ({error})") from error
     except (NotImplementedError, RuntimeError):
         pass  # some models of timm need values to be built or run: those are judged when they are built in earnest
-
-
-def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | None:
-    """Start from the weights of ``init`` (fine-tuning), its classifier included where the number of classes agrees."""
-    return load_weights(model, config.init, classifier="fit") if config.init else None
 
 
 def build_augment_settings(config: TrainConfig) -> AugmentSettings:

@@ -16,7 +16,7 @@ from vitaos.data import EvalLoader
 from vitaos.data.folder.digits import digits_folder
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
-from vitaos.weights.names import EMA_KEYS
+from vitaos.weights.names import has_average
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class EvalTarget:
         Raises:
             ValueError: the running average is asked for, and there is none.
         """
-        has_average = any(self.content.get(key) is not None for key in EMA_KEYS)
-        if wanted == "ema" and not has_average:
+        averaged = has_average(self.content)
+        if wanted == "ema" and not averaged:
             raise ValueError(f"weights=ema: {self.path} holds no running average of the weights; use weights=raw")
-        return {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"] if has_average else ["raw"]}[wanted]
+        return {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"] if averaged else ["raw"]}[wanted]
 
     def choose_one(self, wanted: str) -> str:
         """``raw`` or ``ema``: what is asked for; ``auto`` means the running average where the file has one.

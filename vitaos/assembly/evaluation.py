@@ -3,6 +3,8 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,39 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vitaos.assembly import builders, imagenet
-from vitaos.assembly.eval_target import EvalTarget
+from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint
 from vitaos.checkpoint.folder import run_folder_of
 from vitaos.config import EvalConfig, enabled_techniques
 from vitaos.data import EvalLoader
-from vitaos.engine.evaluator import EvaluationResult, evaluate
+from vitaos.engine import evaluator
+from vitaos.engine.evaluator import EvaluationResult
 from vitaos.engine.precision import build_precision
 from vitaos.files import file_name
 from vitaos.outputs.environment import versions
-from vitaos.runtime.world import World
+from vitaos.runtime.world import World, initialize
+
+
+def evaluate(config: EvalConfig) -> tuple["Report", list[Path]]:
+    """One evaluation: checkpoint -> model and data -> counts -> a report.
+
+    Returns:
+        The report, and the files written; those only on the main rank.
+
+    Raises:
+        ValueError: no checkpoint is given, or it or the data cannot be used.
+    """
+    if not config.checkpoint:
+        raise ValueError("checkpoint=RUN_OR_FILE is missing: a run folder, or a .pt, .pth or .safetensors file")
+    world = initialize(config.device)
+    target = resolve_checkpoint(config, config.checkpoint)
+    with closing(build_loader(config, target, world)) as loader:
+        classes = imagenet.match_classes(config.dataset, target.class_names, loader.class_names, target.file)
+        model = build_model(target, classes.answers).to(world.device)
+        count = partial(evaluate_checkpoint, config, target, model, loader=loader, classes=classes, world=world)
+        report = Report(
+            config, target, loader.class_names, {kind: count(kind) for kind in target.choose_weights(config.weights)}
+        )
+    return report, report.write() if world.is_main else []
 
 
 def evaluate_checkpoint(
@@ -39,7 +65,7 @@ def evaluate_checkpoint(
         model.to(memory_format=torch.channels_last)
     if config.compile:
         model.compile()
-    return evaluate(
+    return evaluator.evaluate(
         model,
         loader,
         builders.build_normalize(target.data),
@@ -76,7 +102,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
-        summary.write_text(json.dumps(self._summary(), indent=2) + "\n", encoding="utf-8")
+        summary.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
         # Folder names need not be UTF-8: their other bytes are written as \udcXX.
         with by_class.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows(self._rows())
@@ -96,7 +122,8 @@ class Report:
                 arrays |= {f"{weights}_predicted": found.predicted, f"{weights}_correct": found.correct}
         return arrays
 
-    def _summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """What the JSON file holds: the checkpoint, its model, its data, and counts and measures by kind of weights."""
         described = self.target.model_config
         assert described.model is not None
         by_weights = {

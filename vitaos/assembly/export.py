@@ -10,7 +10,7 @@ from vitaos.assembly.eval_target import EvalTarget, build_model, resolve_checkpo
 from vitaos.assembly.fingerprint import to_dict
 from vitaos.config import ExportConfig
 from vitaos.weights.graph import export_onnx, export_program
-from vitaos.weights.pretrained import save_pretrained
+from vitaos.weights.pretrained import save_pretrained, write_config
 
 _CARD: Final = "README.md"
 _TIMM_INTERPOLATION: Final = {"bicubic": "bicubic", "area": "box"}  # PIL's box filter averages areas
@@ -37,17 +37,16 @@ def export(config: ExportConfig) -> list[Path]:
     model.pretrained_cfg = model.pretrained_cfg | {"tag": "", "license": config.license}
     target.load_weights(model, weights)
     metrics = model_card.measured(target)
+    details = {"weights": weights, "data": target.data.name, "recipe": to_dict(target.recipe), "metrics": metrics}
+    description: dict[str, Any] = {
+        "class_names": target.class_names,
+        "preprocessing": _preprocessing(config, target),
+        "details": details | {"license": config.license},
+    }
     if config.format == "safetensors":
-        details = {"weights": weights, "data": target.data.name, "recipe": to_dict(target.recipe), "metrics": metrics}
-        files = save_pretrained(
-            model,
-            folder,
-            class_names=target.class_names,
-            preprocessing=_preprocessing(config, target),
-            details=details | {"license": config.license},
-        )
+        files = save_pretrained(model, folder, **description)
     else:
-        files = [_write_graph(config, model, folder, target.img_size)]
+        files = [write_config(model, folder, **description), _write_graph(config, model, folder, target.img_size)]
     card = model_card.render(target, weights=weights, license_name=config.license, metrics=metrics)
     (folder / _CARD).write_text(card, encoding="utf-8")
     return [*files, folder / _CARD]
@@ -71,7 +70,6 @@ def _preprocessing(config: ExportConfig, target: EvalTarget) -> dict[str, Any]:
 
 
 def _write_graph(config: ExportConfig, model: nn.Module, folder: Path, img_size: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     size = (3, img_size, img_size)
     if config.format == "onnx":
         return export_onnx(model, folder / "model.onnx", size)

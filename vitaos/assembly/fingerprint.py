@@ -76,6 +76,8 @@ def run_name(config: Any, world_size: int) -> str:
         "epochs": config.epochs,
         "init": config.init,
     }
+    if config.init_weights != "raw":
+        identifying["init_weights"] = config.init_weights
     digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:6]
     return file_name(
         "-".join([config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest])

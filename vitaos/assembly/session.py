@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vitaos.assembly import builders, fingerprint
+from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume, load_checkpoint, resume_source
 from vitaos.config import TrainConfig, enabled_techniques
@@ -51,19 +52,19 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     return result
 
 
-def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dict[str, Any]) -> ResumePoint | None:
+def open_run_folder(config: TrainConfig, folder: RunDir, world: World, loaders: Loaders) -> ResumePoint | None:
     """Take the run folder and find the checkpoint to go on from, if there is one.
 
     Raises:
-        ValueError: on every rank: the ranks see different data (`data`: this rank's fingerprints), or the folder is in
-            use, must not be continued, or belongs to another run or other data.
+        ValueError: on every rank: the ranks see different data, the weights to start from cannot be used, or the folder
+            is in use, must not be continued, or belongs to another run or other data.
     """
-
+    data = loaders.fingerprint
     _check_ranks_share_data(world, data)
 
     def find() -> ResumePoint | None:
         if not folder.has_checkpoint:
-            _check_sources_exist(config)
+            _check_sources(config, loaders.num_classes)
         folder.open(config.resume)
         found = find_resume(config.resume, folder.checkpoints)
         if found is None:
@@ -76,12 +77,12 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, data: dic
     return on_main(world, find)
 
 
-def _check_sources_exist(config: TrainConfig) -> None:
-    """Refuse a file to start from that is not there, before a run folder is made."""
+def _check_sources(config: TrainConfig, num_classes: int) -> None:
+    """Refuse what a run cannot start from before its folder is made."""
     if config.resume not in ("auto", "never"):
         resume_source(config.resume)
-    if config.init and not Path(config.init).is_file():
-        raise ValueError(f"init={config.init}: no such file")
+    elif config.init:
+        load_initial_weights(config, builders.build_model(config, num_classes, recipe=config.recipe))
 
 
 def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint) -> list[str]:

@@ -29,7 +29,19 @@ class TrainConfig:
     optimizer: OptimizerConfig = section(OptimizerConfig, "the optimizer")
     logger: LoggerConfig = section(LoggerConfig, "where metrics go besides metrics.jsonl", mark=LOCAL)
     monitor: MonitorConfig = section(MonitorConfig, "oversmoothing measured while training", mark=LOCAL)
-    init: str | None = key(None, "file of weights to begin with (fine-tuning)", is_path=True, mark=PER_START)
+    init: str | None = key(
+        None,
+        "weights to begin with (fine-tuning): a file, a run or exported folder, hf-hub:OWNER/NAME, timm, a timm name",
+        is_path=True,
+        mark=PER_START,
+    )
+    init_weights: str = key(
+        "raw",
+        "of init: the weights themselves, their running average, or auto: the average where there is one",
+        choices=("raw", "ema", "auto"),
+        mark=PER_START,
+        added=True,
+    )
     epochs: int = key(300, "epochs of the run and of its schedule", low=1, high=MANY, mark=PER_START)
     steps: int | None = key(
         None, "stop after so many global steps in all; the schedule is left as it is", low=1, high=EVER, mark=PER_START

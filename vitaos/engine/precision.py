@@ -1,7 +1,8 @@
 """Number formats of training: bf16 autocast, fp16 autocast with loss scaling, or fp32 with TF32 products."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,6 +87,21 @@ class LossScale:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.scale.copy_(state["scale"])
         self.good_steps.copy_(state["good_steps"])
+
+
+@contextmanager
+def determinism() -> Iterator[None]:
+    """:func:`enable_determinism` as long as a run lasts; the settings before it come back with its end."""
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, attention = torch.backends.cudnn, torch.backends.cuda.cudnn_sdp_enabled()
+    chosen, benchmark = cudnn.deterministic, cudnn.benchmark
+    enable_determinism()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        cudnn.deterministic, cudnn.benchmark = chosen, benchmark
+        torch.backends.cuda.enable_cudnn_sdp(attention)
 
 
 def enable_determinism() -> None:

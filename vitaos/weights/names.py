@@ -69,6 +69,11 @@ def find_state_dict(content: Any, weights: str) -> StateDict:
     raise ValueError(f"The checkpoint holds {what}: looked for {', '.join(names)}; found {held}.")
 
 
+def has_average(content: Mapping[str, Any]) -> bool:
+    """Whether a file holds the running average of the weights beside them."""
+    return any(content.get(key) is not None for key in EMA_KEYS)
+
+
 def is_rebuilt_buffer(name: str) -> bool:
     """Whether timm computes this buffer from the configuration, so that it is never loaded."""
     return _BUFFERS.search(name) is not None

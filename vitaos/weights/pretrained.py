@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from timm.models import save_for_hf
+from safetensors.torch import save_file
+from timm.models import save_config_for_hf
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -47,10 +48,28 @@ def save_pretrained(
     Raises:
         ValueError: the folder holds something already, or an argument of the model cannot be written as JSON.
     """
-    inner: Any = unwrap_model(model)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: give a new folder.")
+    config = write_config(model, folder, class_names=class_names, preprocessing=preprocessing, details=details)
+    save_file(unwrap_model(model).state_dict(), folder / WEIGHTS_NAME)
+    return [config, folder / WEIGHTS_NAME]
+
+
+def write_config(
+    model: nn.Module,
+    folder: Path,
+    *,
+    class_names: list[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the ``config.json`` of a model into a folder, which is made; see :func:`save_pretrained`.
+
+    Raises:
+        ValueError: an argument of the model cannot be written as JSON.
+    """
+    inner: Any = unwrap_model(model)
     attached = techniques.attached(inner)
     backbone: str = inner.pretrained_cfg["architecture"]
     section = {"backbone": backbone, "techniques": attached, **(details or {})}
@@ -61,10 +80,10 @@ def save_pretrained(
     config: dict[str, Any] = {"architecture": "+".join(parts), _SECTION: section}
     if class_names:
         config["label_names"] = list(class_names)
-    save_for_hf(
-        inner, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None
-    )
-    return [folder / CONFIG_NAME, folder / WEIGHTS_NAME]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG_NAME
+    save_config_for_hf(inner, str(path), model_config=config, data_config=dict(preprocessing or {}) or None)
+    return path
 
 
 def from_pretrained(source: str | Path) -> nn.Module:
@@ -82,7 +101,7 @@ def from_pretrained(source: str | Path) -> nn.Module:
     Raises:
         ValueError: no such source, a configuration that is none, or weights that do not fit it.
     """
-    config = _read_config(locate(source, CONFIG_NAME), source)
+    config = read_config(locate(source, CONFIG_NAME), source)
     section, arguments = config.get(_SECTION, {}), config.get("model_args", {})
     if not isinstance(section, dict) or not isinstance(arguments, dict):
         raise ValueError(f"{source}: {CONFIG_NAME} is damaged: {_SECTION} and model_args must be mappings.")
@@ -104,7 +123,16 @@ def from_pretrained(source: str | Path) -> nn.Module:
     return model
 
 
-def _read_config(path: Path, source: str | Path) -> dict[str, Any]:
+def read_config(path: Path, source: str | Path) -> dict[str, Any]:
+    """What a ``config.json`` holds.
+
+    Args:
+        path: the file.
+        source: the folder or repository it belongs to, named in errors.
+
+    Raises:
+        ValueError: it is too large, no JSON, or no mapping.
+    """
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise ValueError("it is too large")
