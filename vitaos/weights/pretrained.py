@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors.torch import save_file
-from timm.models import save_config_for_hf
+from timm.models._hub import save_config_for_hf
 from timm.utils import unwrap_model
 from torch import nn
 
