@@ -3,9 +3,6 @@
 A run: configuration -> data -> model -> engine -> outputs, told in vitaos/assembly/run.py.
 """
 
-from contextlib import ExitStack, closing
-from pathlib import Path
-
 from vitaos import cli
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.config import TrainConfig
