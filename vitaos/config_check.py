@@ -53,7 +53,7 @@ def _state_adamws_own(optimizer: OptimizerConfig) -> None:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known words, then all of them."""
+    """The end of a message about an unknown name: the nearest known names, then all of them."""
     names = sorted(known)
     return f"{did_you_mean(word, names)} Valid: {', '.join(names)}"
 

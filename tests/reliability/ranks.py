@@ -30,7 +30,7 @@ def _rank(folder: Path, rank: int, world_size: int, silence_s: float) -> None:
 
     try:
         with Watchdog(
-            rank, world_size, share, silence_s=silence_s, beat_s=0.5, say=lambda message: print(message, file=log)
+            rank, world_size, share, silence_s=silence_s, beat_s=0.5, report=lambda message: print(message, file=log)
         ):
             (folder / f"{rank}.ready").touch()
             while not (folder / f"{rank}.finish").exists():

@@ -38,9 +38,9 @@ class Job:
     def send(self, rank: int, number: signal.Signals) -> None:
         os.kill(self.pids[rank], number)
 
-    def say(self, word: str, *ranks: int) -> None:
+    def trigger(self, event: str, *ranks: int) -> None:
         for rank in ranks or range(self.world_size):
-            (self.folder / f"{rank}.{word}").touch()
+            (self.folder / f"{rank}.{event}").touch()
 
     def log(self, rank: int) -> str:
         return (self.folder / f"{rank}.log").read_text()
@@ -117,14 +117,14 @@ def test_a_stopped_rank_is_noticed_within_a_minute_as_configured(job: Callable[.
 
 def test_ranks_that_finish_one_after_the_other_are_not_taken_for_dead(job: Callable[..., Job]) -> None:
     ranks = job(silence_s=2.0)
-    ranks.say("finish", 1)
-    ranks.say("leave", 1)
+    ranks.trigger("finish", 1)
+    ranks.trigger("leave", 1)
     time.sleep(1.0)
-    ranks.say("finish", 0)
-    ranks.say("leave", 0)
+    ranks.trigger("finish", 0)
+    ranks.trigger("leave", 0)
     time.sleep(3.0)
-    ranks.say("finish", 2)
-    ranks.say("leave", 2)
+    ranks.trigger("finish", 2)
+    ranks.trigger("leave", 2)
     assert ranks.exit_codes()[0] == [0, 0, 0]
     assert [ranks.log(rank) for rank in range(3)] == ["finished\n"] * 3
 
@@ -135,21 +135,21 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on(job: Callable[..., Job]) -> N
         for rank in range(3):
             ranks.send(rank, number)
         time.sleep(4.0)
-    ranks.say("finish")
-    ranks.say("leave")
+    ranks.trigger("finish")
+    ranks.trigger("leave")
     assert ranks.exit_codes()[0] == [0, 0, 0]
 
 
 def test_a_mistake_that_all_ranks_find_accuses_nobody(job: Callable[..., Job]) -> None:
     ranks = job()
-    ranks.say("refuse")
+    ranks.trigger("refuse")
     assert ranks.exit_codes()[0] == [2, 2, 2]
     assert [ranks.log(rank) for rank in range(3)] == [""] * 3
 
 
 def test_a_mistake_that_one_rank_finds_ends_the_others(job: Callable[..., Job]) -> None:
     ranks = job()
-    ranks.say("refuse", 1)
+    ranks.trigger("refuse", 1)
     codes, seconds = ranks.exit_codes()
     assert seconds < 15
     assert codes == [EXIT_RANK_LOST, 2, EXIT_RANK_LOST]
@@ -159,7 +159,7 @@ def test_a_mistake_that_one_rank_finds_ends_the_others(job: Callable[..., Job]) 
 def test_a_collective_that_fails_with_a_dead_rank_names_it(job: Callable[..., Job]) -> None:
     ranks = job()
     ranks.send(2, signal.SIGKILL)
-    ranks.say("break", 0, 1)
+    ranks.trigger("break", 0, 1)
     assert ranks.exit_codes()[0] == [EXIT_RANK_LOST, EXIT_RANK_LOST, -signal.SIGKILL]
     assert "Lost rank 2" in ranks.log(1)
 
@@ -191,8 +191,8 @@ def test_strange_packets_end_nothing(job: Callable[..., Job], tmp_path: Path) ->
         with contextlib.suppress(OSError):  # closed while the rest of a long one is sent
             links[-1].sendall(packet)
     time.sleep(3.0)
-    ranks.say("finish")
-    ranks.say("leave")
+    ranks.trigger("finish")
+    ranks.trigger("leave")
     assert ranks.exit_codes()[0] == [0, 0, 0]
     assert [ranks.log(rank) for rank in range(3)] == ["finished\n"] * 3
     for link in links:

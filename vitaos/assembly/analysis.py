@@ -24,7 +24,7 @@ def analyze(config: AnalyzeConfig, world: World) -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: nothing to analyze, or something that cannot be; the message says what would be right.
+        ValueError: nothing to analyze, or something that cannot be; the message names what would be right.
     """
     checkpoints = _checkpoints(config)
     labels = _labels(config, checkpoints)

@@ -106,12 +106,12 @@ def check_possible(config: TrainConfig) -> None:
         with torch.device("meta"), torch.no_grad():
             model = build_model(config, config.data.num_classes or 2, recipe=config.recipe).eval()
             model(torch.empty(1, 3, size, size))
-    except AssertionError as error:  # how timm says that a model does not take these images
+    except AssertionError as error:  # how timm refuses images that a model does not take
         raise ValueError(f"model={config.model.name} with data.img_size={size}: {error}") from error
     except TypeError as error:
         raise ValueError(f"model.keywords={config.model.keywords}: a value of the wrong type ({error})") from error
     except (NotImplementedError, RuntimeError):
-        pass  # some models of timm need values to be built or run: those are judged when they are built in earnest
+        pass  # some models of timm need values to be built or run: those are checked when they are built in earnest
 
 
 def build_augment_settings(config: TrainConfig) -> AugmentSettings:

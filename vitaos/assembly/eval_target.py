@@ -30,7 +30,7 @@ class EvalTarget:
         data: where the images lie; their size and normalisation are those the model was trained with.
         img_size: side of the images in pixels.
         recipe: brings the evaluation's crop.
-        class_names: what the model's answers mean, in their order; None where the file does not say.
+        class_names: what the model's answers mean, in their order; None where the file does not hold them.
     """
 
     path: Path | None

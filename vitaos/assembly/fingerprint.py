@@ -85,6 +85,6 @@ def run_name(config: Any, world_size: int) -> str:
 
 
 def shape_labels(config: Any) -> list[str]:
-    """What a model's name says besides its backbone: depth and the gain of the skip around attention, if chosen."""
+    """What a model's name holds besides its backbone: depth and the gain of the skip around attention, if chosen."""
     depth = [f"d{config.depth}"] if config.depth else []
     return depth + ([f"r{config.skip_gain:g}"] if config.skip_gain != 1 else [])

@@ -30,8 +30,8 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
 
     Args:
         dataset: ``val``, ``real``, ``v2``, ``a``, ``r`` or ``sketch``.
-        known: what the model's answers mean, in their order; None where the checkpoint does not say (for ImageNet's
-            relatives that is taken to be ImageNet's order).
+        known: what the model's answers mean, in their order; None where the checkpoint does not hold them (for
+            ImageNet's relatives that is taken to be ImageNet's order).
         names: the images' class folders, in the order of their labels.
         checkpoint: named in complaints.
 

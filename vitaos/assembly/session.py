@@ -143,7 +143,7 @@ def _check_ranks_share_data(world: World, data: dict[str, Any]) -> None:
 
 
 def _check_same_data(found: ResumePoint, data: dict[str, Any]) -> None:
-    """Refuse to continue a run with other data; checkpoints of older versions do not say which data they saw."""
+    """Refuse to continue a run with other data; checkpoints of older versions do not record which data they saw."""
     differing = differences(found.data, data, names=("there", "here")) if found.data is not None else []
     if differing:
         raise ValueError(

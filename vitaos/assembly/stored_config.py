@@ -1,6 +1,6 @@
 """The configuration stored in a checkpoint: plain values, checked before anything looks at them.
 
-A checkpoint may come from anywhere. What it says of itself describes a model and its data and does nothing else: no
+A checkpoint may come from anywhere. What it holds describes a model and its data and does nothing else: no
 interpolation in it is resolved (``${oc.env:NAME}`` would put a variable of this machine into names and reports).
 """
 

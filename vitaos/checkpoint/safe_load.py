@@ -1,4 +1,4 @@
-"""The one door through which every checkpoint file is read: nothing in a file is ever run, damage is told from code.
+"""The one door through which every checkpoint file is read: nothing in it is ever run; damage is not taken for code.
 
 Four guards stand in a row:
 
@@ -9,7 +9,7 @@ Four guards stand in a row:
    files of DeiT, CaiT and the release carry their arguments; it has no behavior of its own. A few other things that
    training scripts save beside the weights become plain values (``stand_ins.py``).
 3. Tensors have values: those of the meta device, sparse or quantized ones are refused by their key.
-4. Errors say which file, what is wrong with it, and what happened (nothing was run).
+4. Errors name the file, what is wrong with it, and what happened (nothing was run).
 """
 
 import argparse
@@ -38,7 +38,7 @@ _ZIP_START: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_END_BYTES: Final = 22
 
-# How the restricted unpickler words that it met something it will not do; anything else it says means a damaged stream.
+# How the restricted unpickler reports something that it will not do; any other of its messages means a damaged stream.
 _CODE_PATTERN: Final = re.compile(
     r"Unsupported global|unsupported GLOBAL|Unsupported class|Unsupported operand|Trying to call reduce|"
     r"Can only (?:create|build)|persistent_load|persistent id|not initialized by BUILD"
@@ -198,7 +198,7 @@ def load_file(path: str | Path) -> Any:
     """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, any name) into CPU tensors and plain containers.
 
     Args:
-        path: the file. Only the name's ending tells safetensors from PyTorch's format.
+        path: the file. Only the name's ending distinguishes safetensors from PyTorch's format.
 
     Raises:
         ValueError: the file is missing, unreadable, truncated, damaged, or contains code. The message names it; nothing

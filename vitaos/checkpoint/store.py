@@ -245,7 +245,7 @@ class Checkpoints:
         """Wait for the saves asked for, and try again what failed.
 
         Returns:
-            None when the newest state is on disk; otherwise a message that says what is not, and why.
+            None when the newest state is on disk; otherwise a message on what is not, and why.
         """
         self._writer.flush()
         for pause_s in LAST_PAUSES_S:

@@ -1,6 +1,6 @@
 """Loading images: exactly reproducible, resumable at any step, the same for any number of processes and workers.
 
-:func:`build_loaders` is the entry; ``order.py`` says who sees which image when; ``crops.py`` which part of it.
+:func:`build_loaders` is the entry; ``order.py`` decides who sees which image when; ``crops.py`` which part of it.
 """
 
 from vitaos.data.build import (

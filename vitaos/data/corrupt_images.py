@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class CorruptImageError(ValueError):
-    """An image that will not decode; the message says which and why."""
+    """An image that will not decode; the message names which and why."""
 
 
 class CorruptImages:

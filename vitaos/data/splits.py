@@ -55,10 +55,10 @@ def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None,
         need_train: whether the training part must be found too.
 
     Returns:
-        the training part (None where nothing says), the validation part, and ``ffcv`` or ``folder``.
+        the training part (None where nothing names one), the validation part, and ``ffcv`` or ``folder``.
 
     Raises:
-        ValueError: nothing says where the data is.
+        ValueError: nothing names the place of the data.
     """
     root, engine = source.root, source.loader
     if source.kind == "digits":

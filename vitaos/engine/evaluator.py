@@ -129,7 +129,7 @@ def evaluate(
 
     Raises:
         EvaluationInterrupted: see `interrupted`.
-        ValueError: the labels do not fit the number of classes or answers, no image was left to judge, or not every
+        ValueError: the labels do not fit the number of classes or answers, no image was left to evaluate, or not every
             image of the dataset was evaluated once.
     """
     counts = _Counts(num_classes, world.device)

@@ -11,7 +11,7 @@ from torch import nn
 from vitaos.suggest import did_you_mean
 
 _TABLES = ("*pos_embed*", "*cls_token*", "*reg_token*", "*relative_position_bias_table*")
-"""Parameters of two or more dimensions that are never decayed (as in the recipes), whatever the model's class says."""
+"""Parameters of two or more dimensions that are never decayed (as in the recipes), besides the model's own."""
 
 _OF_APEX: Final = {"apex_adam": "fusedadamw", "apex_lamb": "fusedlamb"}
 """Our names of NVIDIA apex's fused optimizers -> timm's, which builds them."""

@@ -9,7 +9,7 @@ from vitaos.batch import Batch
 
 Metrics = dict[str, float]
 Evaluate = Callable[[nn.Module], Metrics]
-"""Judges a model on all ranks together: {"top1", "top5", "loss", ...}; raises EvaluationInterrupted on all alike."""
+"""Evaluates a model on all ranks together: {"top1", "top5", "loss", ...}; raises EvaluationInterrupted on all alike."""
 
 Observe = Callable[[nn.Module, int, bool], Mapping[str, float]]
 """Further measurements of a model after an epoch (0-based; whether it is the run's last), by the names they get in the
@@ -67,7 +67,7 @@ class Checkpoints(Protocol):
 
 
 class Preemption(Protocol):
-    """Tells whether this process was asked to leave."""
+    """Whether this process was asked to leave."""
 
     @property
     def requested(self) -> bool: ...

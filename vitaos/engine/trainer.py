@@ -48,7 +48,7 @@ class Trainer:
         schedule: learning rate of a global step.
         loader: this rank's micro-batches.
         transform: augmentation on the device.
-        evaluate: judges a model, on all ranks together.
+        evaluate: evaluates a model, on all ranks together.
         world: the processes.
         precision: number format of the forward pass.
         settings: see :class:`Settings`.
@@ -122,7 +122,7 @@ class Trainer:
         self._leave_flag: PendingFlag | None = None
         self._skipped_before = 0
 
-    # The story.
+    # The loop.
 
     def fit(self) -> Outcome:
         """Train to the end, from wherever the state stands.
@@ -309,7 +309,7 @@ class Trainer:
     # Between the steps.
 
     def _report(self) -> None:
-        """Pass on the numbers sent a step ago; stop where they say so."""
+        """Pass on the numbers sent a step ago; stop where they show a step that is not finite."""
         received = self.meter.receive()
         if received is None:
             return
@@ -343,7 +343,7 @@ class Trainer:
         return answer or (now and self._leave_flag.result())
 
     def _warm_up_ddp(self, batch: Batch) -> None:
-        """Let DDP settle its buckets on a backward pass that is then forgotten.
+        """Let DDP fix its buckets on a backward pass that is then forgotten.
 
         DDP sorts its buckets anew after the first backward pass of a process, and with three or more ranks the order
         of a sum over ranks depends on the buckets. Without this the first step after a resume would round differently

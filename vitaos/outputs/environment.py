@@ -1,4 +1,4 @@
-"""What a run ran on, to tell it from its twin: code, packages, hardware, seed, scheduler."""
+"""What a run ran on, to distinguish it from its twin: code, packages, hardware, seed, scheduler."""
 
 import json
 import os

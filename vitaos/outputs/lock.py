@@ -1,7 +1,7 @@
 """One job to a run folder: a lock file that names its holder, and that a dead holder cannot keep.
 
 The holder is known by host, process id and the process's start time. On the same machine a look at the process table
-tells whether it lives. From another machine only signs of life can: the holder touches the file every few seconds,
+shows whether it lives. From another machine only signs of life can: the holder touches the file every few seconds,
 and a job that finds a file nobody touches for :data:`STALE_AFTER_S` takes it over. Only rank 0 of a job holds the lock.
 """
 
@@ -187,7 +187,7 @@ class FolderLock:
                 continue  # a hiccup of the filesystem; the next beat tries again
 
     def _restore(self) -> None:
-        """Somebody removed the file, or the whole folder: say so once, and lock the folder again when it is there."""
+        """Report once that the file, or the whole folder, was removed; lock the folder again when it is there."""
         if not self._reported_removal:
             self._report(f"{self.path} was removed while the run of this folder goes on.")
             self._reported_removal = True

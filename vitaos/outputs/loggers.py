@@ -22,7 +22,7 @@ class WandbLogger:
         mode: ``online``, ``offline``, or ``auto``: online when there is a login, else offline.
 
     Raises:
-        ValueError: wandb refused to start; the message says why and how to go on without it.
+        ValueError: wandb refused to start; the message explains why and how to go on without it.
     """
 
     def __init__(

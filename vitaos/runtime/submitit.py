@@ -31,7 +31,7 @@ def end(status: int) -> None:
         JobFailedError: anything else; submitit reports it to the command line that waits.
     """
     if status != EXIT_PREEMPTED:
-        raise JobFailedError(f"a run of the sweep ended with exit status {status}; its job's log says why")
+        raise JobFailedError(f"a run of the sweep ended with exit status {status}; its job's log shows why")
     if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
         raise JobFailedError("a run of the sweep was asked to leave; its state is saved, the same command goes on")
     if int(os.environ.get("SLURM_PROCID", "0")) != 0:

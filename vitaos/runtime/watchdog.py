@@ -1,10 +1,10 @@
 """Notices a rank that died or hangs, says which, and ends the others, which would wait for it in a collective for ever.
 
 Every rank gives a sign of life from a thread, so that a long pause of the loop (compilation, an evaluation) is none.
-Rank 0 listens: a closed connection is a death, seen at once; a silent one is a hang, seen after ``silence_s``. It tells
-the others and ends; they watch rank 0 in the same way. A rank that finishes signs off first.
+Rank 0 listens: a closed connection is a death, seen at once; a silent one is a hang, seen after ``silence_s``. It
+reports it to the others and ends; they watch rank 0 in the same way. A rank that finishes signs off first.
 
-Plain sockets instead of ``torch.distributed``'s TCPStore: a store cannot tell that a client's connection closed, and
+Plain sockets instead of ``torch.distributed``'s TCPStore: a store does not notice a client's closed connection, and
 its calls block without limit when the process that serves it is stopped, which is one of the cases to be noticed.
 """
 
@@ -32,7 +32,7 @@ _TICK_S: Final = 0.25
 _COMMON_END_S: Final = 1.0  # in which ranks that end for one reason do so
 _VERDICT_S: Final = 2.0  # in which the death of another rank is noticed
 _MAX_STRANGERS: Final = 64
-"""Connections that have not said who they are; beyond these the oldest is closed."""
+"""Connections that have not identified themselves; beyond these the oldest is closed."""
 
 
 class Watchdog:
@@ -44,7 +44,7 @@ class Watchdog:
         beat_s: seconds between signs of life.
         silence_s: seconds of silence after which a rank counts as hung.
         grace_s: seconds between the message and the end of the process, in which the loop may end by itself.
-        say: takes the message; by default standard error.
+        report: takes the message; by default standard error.
 
     Attributes:
         lost: the message about the rank that was lost; None while all live.
@@ -63,14 +63,14 @@ class Watchdog:
         beat_s: float = 2.0,
         silence_s: float = 30.0,
         grace_s: float = 2.0,
-        say: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
+        report: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
     ) -> None:
         self.lost: str | None = None
         self._me = Process.me(rank)
         self._world_size = world_size
         self._beat_s, self._silence_s, self._grace_s = beat_s, silence_s, grace_s
         self.before_exit: Callable[[], None] = lambda: None
-        self._say = say
+        self._report = report
         self._signs_off = True
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -240,10 +240,10 @@ class Watchdog:
         else:
             self.lost = f"Lost {fault.process}: {fault.why}."
             if not fault.hung and self._closing.wait(_COMMON_END_S):
-                return  # this rank ends for the same reason, and says it itself
+                return  # this rank ends for the same reason, and reports it itself
             if fault.hung:
                 _kill(fault.process, self._me)
-        self._say(f"{self.lost} Ending {self._me}; the same command continues from the newest checkpoint.")
+        self._report(f"{self.lost} Ending {self._me}; the same command continues from the newest checkpoint.")
         if self._closing.wait(self._grace_s):
             return  # the loop met the failure too and ends by itself, having saved what it could
         with contextlib.suppress(Exception):

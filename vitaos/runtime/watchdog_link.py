@@ -48,7 +48,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Fault:
-    """Which rank is lost, and why, in words; ``hung`` when its process may still be there."""
+    """Which rank is lost, and why, as a message; ``hung`` when its process may still be there."""
 
     process: Process
     why: str
@@ -122,7 +122,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def listen(address: str, world_size: int) -> socket.socket:
     """Listen at `address`, the rendezvous' name for this machine, on that interface alone.
 
-    On every interface only where the name does not say which one: it is not this machine's (address translation), or it
+    On every interface only where the name names none: it is not this machine's (address translation), or it
     means this machine's loopback (as the own host name often does) while other machines take part.
     """
     if address in ("localhost", "127.0.0.1"):

@@ -133,8 +133,8 @@ def initialize(device: str = "auto") -> World:
 def refuse_shared_gpus(gpus: Sequence[tuple[str, str]]) -> None:
     """Raise a ValueError that names the first two ranks with the same GPU; `gpus` holds (machine, GPU's UUID) by rank.
 
-    Processes that see one GPU each (a GPU a task, bound by SLURM) cannot be told by number from several that see the
-    same one, in which NCCL would fail or hang.
+    Processes that see one GPU each (a GPU a task, bound by SLURM) have the same numbers as several that see the same
+    one, in which NCCL would fail or hang.
     """
     owners: dict[tuple[str, str], int] = {}
     for rank, gpu in enumerate(gpus):
@@ -149,7 +149,7 @@ def refuse_shared_gpus(gpus: Sequence[tuple[str, str]]) -> None:
 def _store_of_this_attempt(environment: Mapping[str, str], size: int, timeout: timedelta) -> dist.Store | None:
     """Where the processes find each other after torchrun has restarted them; None for torch's own choice.
 
-    torchrun keeps one store for all attempts, and torch's rendezvous does not tell them apart: restarted gloo workers
+    torchrun keeps one store for all attempts, and torch's rendezvous does not distinguish them: restarted gloo workers
     read the addresses of the dead ones there and wait for them. On one machine the number of the attempt keeps them
     apart. On several it differs between machines; there `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` makes torchrun open a
     new store (train.sbatch sets it).
@@ -195,7 +195,7 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or not available:
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    if count == 1:  # the machine's only GPU, or this task's own (srun --gpus-per-task=1): initialize tells them apart
+    if count == 1:  # the machine's only GPU, or this task's own (srun --gpus-per-task=1): initialize distinguishes them
         return torch.device("cuda", 0)
     if local_rank >= count:
         raise ValueError(

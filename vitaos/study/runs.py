@@ -30,7 +30,7 @@ class Run:
         session: its last start in ``environment.json``: command, hardware, processes; empty where there is none.
         backbone: the model's name without its depth.
         skip_gain: gain of the residual around attention; 1 is the ordinary network.
-        depth: blocks; None where neither the configuration nor the name says.
+        depth: blocks; None where neither the configuration nor the name gives it.
         technique: the techniques that are on, timm's register tokens among them, or ``plain``.
     """
 

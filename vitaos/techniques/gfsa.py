@@ -3,8 +3,8 @@
 Source: Choi, Wi, Kim, Shin, Lee, Trask, Park, "Graph Convolutions Enrich the Self-Attention in Transformers!", NeurIPS
 2024, section 4. Parameters ``gfsa_identity`` = w_0, ``gfsa_linear`` = w_1, ``gfsa_power`` = w_K, (heads,) on each
 attention module, starting at 0, 1, 0: the identity. K is the option ``order``; the authors' image code has K = 4 (3 in
-their Swin), learns w_K alone, and calls it ``lamb`` as the release of AttnScale does: files of the two cannot be told
-apart by their names.
+their Swin), learns w_K alone, and calls it ``lamb`` as the release of AttnScale does: files of the two have the same
+names.
 
 No N x N map: A^2 V = A (A V), one more pass of fused attention. With attention dropout (0 in all recipes) the two
 passes drop independently.

@@ -47,13 +47,13 @@ def load_weights(
             classifier is left out and the model's own kept; ``fit``: loaded where the numbers of classes agree, reset
             where they do not (fine-tuning, as DeiT's code does it).
         grid: (height, width) of the checkpoint's position embeddings in patches; needed only where the file does not
-            show it (see ``positions.py``), which the error then says.
+            show it (see ``positions.py``), which the error then explains.
         window: (height, width) of the checkpoint's attention windows in patches, likewise.
 
     Raises:
         ValueError: the file is missing, damaged, or would run code (nothing is run); it holds no weights; nothing in it
             fits the model; it belongs to another architecture; its classifier is of another size; it has parameters of
-            a technique that the model lacks (the network would be another one); its grid of patches cannot be told.
+            a technique that the model lacks (the network would be another one); its grid of patches is not known.
     """
     if classifier not in ("strict", "reset", "fit"):
         raise ValueError(f"classifier={classifier!r} is unknown: 'strict', 'reset' or 'fit'.")

@@ -1,6 +1,6 @@
 """Position embeddings and relative position tables of one size -> those of another, never by a silent guess.
 
-Neither kind of tensor says which grid it covers: 16 positions may be 4 x 4 or 2 x 8, 81 offsets a window of 5 x 5 or of
+Neither kind of tensor records the grid it covers: 16 positions may be 4 x 4 or 2 x 8, 81 offsets a window of 5 x 5 or
 2 x 14. The grid is taken from the caller, else from the file, else it is the square one or the model's own where only
 one of the two is possible; otherwise loading is refused. Interpolation is timm's.
 """
@@ -41,7 +41,7 @@ def stored_windows(state: Mapping[str, Tensor]) -> dict[str, Grid]:
 
 
 def stored_grid(content: Any, state: Mapping[str, Tensor]) -> Grid | None:
-    """The grid of patches that a checkpoint of vitaos was trained with, or None where the file does not say."""
+    """The grid of patches that a checkpoint of vitaos was trained with, or None where the file does not record it."""
     config = content.get("config") if isinstance(content, Mapping) else None
     data = config.get("data") if isinstance(config, Mapping) else None
     size = data.get("img_size") if isinstance(data, Mapping) else None
@@ -62,7 +62,7 @@ def resize_positions(model: Any, state: StateDict, report: LoadReport, grid: Gri
         stated: the caller gave the grid, so that it has to fit.
 
     Raises:
-        ValueError: the grid is not known and cannot be told, or the one given does not fit.
+        ValueError: the grid is not known and cannot be determined, or the one given does not fit.
     """
     old, target = state.get("pos_embed"), getattr(model, "pos_embed", None)
     new_grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
@@ -95,7 +95,7 @@ def resize_tables(
         window: that of the others where the caller gave one; stages with smaller maps have smaller windows.
 
     Raises:
-        ValueError: a window is not known and cannot be told.
+        ValueError: a window is not known and cannot be determined.
     """
     for name in [name for name in state if name.endswith(_TABLE)]:
         try:

@@ -16,7 +16,7 @@ _ANTICIPATED: Final = (KeyError, AttributeError, RuntimeError, ValueError, TypeE
 class _WithoutPositions:
     """A model as timm's filter sees it: without position embeddings, so that it leaves their size to us.
 
-    The filter takes a grid for square or equal wherever the file does not say (see ``positions.py``).
+    The filter takes a grid for square or equal wherever the file does not record it (see ``positions.py``).
     """
 
     pos_embed = None

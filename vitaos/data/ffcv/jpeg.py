@@ -1,4 +1,4 @@
-"""The size a JPEG stream says it has, so that a damaged record is noticed before its pixels are used."""
+"""The size in a JPEG stream's header, so that a damaged record is noticed before its pixels are used."""
 
 from typing import Final
 

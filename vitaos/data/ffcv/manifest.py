@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, get_origin
 
 FORMAT: Final = "vitaos-beton-1"
 BLOCK: Final = 1 << 26
-"""Bytes of image data under one checksum: small enough to say which records a damage touches."""
+"""Bytes of image data under one checksum: small enough to show which records a damage touches."""
 
 _CHUNK: Final = 1 << 20
 
@@ -161,7 +161,7 @@ def check_index(path: Path, manifest: BetonManifest, sections: Sections) -> None
 def find_damaged_blocks(
     path: Path, manifest: BetonManifest, sections: Sections, threads: int, on_block: Callable[[int, int], None]
 ) -> list[Section]:
-    """The blocks of image data that differ from what was written; ``on_block(done, total)`` is told of progress."""
+    """The blocks of image data that differ from what was written; ``on_block(done, total)`` is called on progress."""
     blocks = list(sections.blocks())
     damaged: list[Section] = []
     with ThreadPoolExecutor(threads) as pool:

@@ -35,7 +35,7 @@ def native() -> Any:
     """FFCV's C functions through ctypes.
 
     Raises:
-        ValueError: says how to install FFCV when it is missing or its libraries are.
+        ValueError: FFCV or one of its libraries is missing; the message explains how to install it.
     """
     # FFCV's import starts numba's threads, which nothing here uses; those of TBB complain at every later fork.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
@@ -186,7 +186,7 @@ def open_beton(path: str | Path, *, in_memory: bool = False, prepare: str = "") 
         prepare: added to the message when the file is missing.
 
     Raises:
-        ValueError: FFCV missing, file missing, truncated, altered or not a beton of images and labels; says what to do.
+        ValueError: FFCV missing, file missing, truncated, altered or not a beton of images and labels.
     """
     path = Path(path)
     if not path.is_file():

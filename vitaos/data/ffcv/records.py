@@ -39,7 +39,7 @@ UNBOUNDED_RECORD: Final = 1 << 26
 """Room for one record when no bound is given: 22 megapixels raw, far more as JPEG."""
 
 MAX_SIDE: Final = 65535
-"""Largest side the format can say."""
+"""Largest side the format can hold."""
 
 WATCH_SECONDS: Final = 0.5
 ORPHAN_SECONDS: Final = 5.0
@@ -183,7 +183,7 @@ def _work_in_process(tasks: Any, messages: Any, shared: Any, metadata_type: np.d
 
     try:
         _work(chunks, messages.put, np.frombuffer(shared.buf, dtype=metadata_type), job)
-    except BaseException:  # whatever it was, the parent must be told
+    except BaseException:  # whatever it was, the parent must know
         messages.put(_Failed(traceback.format_exc()))
 
 

@@ -21,7 +21,7 @@ def verify_beton(
     Args:
         path: the ``.beton``.
         threads: readers at once.
-        on_progress: told (done, total) blocks or images.
+        on_progress: called with (done, total) blocks or images.
 
     Returns:
         the number of its images.

@@ -59,7 +59,7 @@ def write_beton(
         workers: writing processes; 0 writes in this process.
         on_bad: files that do not decode are listed in ``out.unreadable.txt``; ``fail`` then writes no beton, ``skip``
             leaves them out.
-        on_progress: told how far it is.
+        on_progress: called with how far it is.
 
     Raises:
         ValueError: bad source or options, unreadable files under ``fail``, another beton in the way, a dead worker.

@@ -24,7 +24,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def decode_failure(error: Exception) -> str:
-    """Why an image was not read, in words for people: Pillow's would name the memory that it was read from."""
+    """Why an image was not read, as a message for people: Pillow's would name the memory that it was read from."""
     return "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
@@ -32,7 +32,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of an image of any mode; 16-bit grayscale keeps its upper 8 bits (Pillow's own conversion would clip it).
 
     Raises:
-        ValueError: 32-bit integer or floating gray values, of which no file says what is white.
+        ValueError: 32-bit integer or floating gray values, of which no file records what is white.
     """
     # Pillow opens 16-bit PGM and, in some versions, 16-bit PNG as 32-bit integers.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PPM", "PNG"}):

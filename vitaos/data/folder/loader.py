@@ -34,7 +34,7 @@ from vitaos.runtime.processes import ignore_requests_to_stop
 
 
 class _BatchDataset(Dataset[Batch]):
-    """Makes whole batches in a worker process; a request says everything a batch depends on."""
+    """Makes whole batches in a worker process; a request holds everything a batch depends on."""
 
     def __init__(
         self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
