@@ -20,7 +20,7 @@ MODEL = ["model=deit_mini", "depth=2"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Ten classes of two images, every class of its own brightness; as words of the command line."""
+    """Ten classes of two images, every class of its own brightness; as overrides of the command line."""
     root = tmp_path_factory.mktemp("images")
     for part in ("train", "val"):
         for label in range(10):
@@ -31,13 +31,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["data=imagefolder", f"data.root={root}", "data.img_size=32", "data.workers=0"]
 
 
-def compose(words: list[str]) -> AnalyzeConfig:
-    return cli.compose(words, config_name="analyze", schema=ANALYZE_SCHEMA)
+def compose(overrides: list[str]) -> AnalyzeConfig:
+    return cli.compose(overrides, config_name="analyze", schema=ANALYZE_SCHEMA)
 
 
-def write_run(folder: Path, data: list[str], *words: str) -> Path:
+def write_run(folder: Path, data: list[str], *overrides: str) -> Path:
     """A run folder as training leaves it, with averaged weights that differ from the raw ones."""
-    config = cli.compose([*data, *MODEL, *words], config_name="train", schema=TRAIN_SCHEMA)
+    config = cli.compose([*data, *MODEL, *overrides], config_name="train", schema=TRAIN_SCHEMA)
     model = builders.build_model(config, 10)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -78,14 +78,14 @@ def test_weights_can_be_chosen_and_names_given(
 ) -> None:
     monkeypatch.setattr(analysis, "save_figures", lambda *_, **__: [])
     run = write_run(tmp_path / "scaled", data, "attnscale=true")
-    words = [f"checkpoint={run}", "weights=raw", "labels=[AttnScale]", "images=4", f"out={tmp_path}/out"]
-    analysis.analyze(compose(words), WORLD)
+    overrides = [f"checkpoint={run}", "weights=raw", "labels=[AttnScale]", "images=4", f"out={tmp_path}/out"]
+    analysis.analyze(compose(overrides), WORLD)
     (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["run"] == "AttnScale"
     assert summary["attn_scale"]["mean"] == pytest.approx(0.25)
     assert "raw weights at step 1, 4 images of imagefolder" in capsys.readouterr().out
     before = (tmp_path / "out" / "numbers.csv").read_bytes()
-    second = analysis.analyze(compose([*words, "labels=[again]"]), WORLD)
+    second = analysis.analyze(compose([*overrides, "labels=[again]"]), WORLD)
     assert {file.parent for file in second} == {tmp_path / "out_2"}, "an analysis is not overwritten"
     assert (tmp_path / "out" / "numbers.csv").read_bytes() == before
     with pytest.raises(ValueError, match="expected 1 different labels"):
@@ -114,7 +114,7 @@ def test_an_untrained_model_is_seen_on_images_of_all_classes(
     assert len(np.unique(np.round(means, 3))) == 10, "one image of every class, not two of the first five"
 
 
-def test_nothing_to_analyse_is_said(tmp_path: Path) -> None:
+def test_nothing_to_analyse_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to analyze"):
         analysis.analyze(compose([]), WORLD)
     with pytest.raises(ValueError, match="nope"):

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what does not act is said, and what is wrong with the file is said with its key."""
+"""Going on from a checkpoint: what does not act is logged, and what is wrong with a file is named with its key."""
 
 import shutil
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from tests.commands.conftest import Run, compose_digits
 def finished(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of runs with the run ``a`` after two of three steps."""
     out = tmp_path_factory.mktemp("runs")
-    assert train.main(compose_digits(digits_root, *_WORDS, f"out={out}", "name=a", "steps=2")) == 0
+    assert train.main(compose_digits(digits_root, *_OVERRIDES, f"out={out}", "name=a", "steps=2")) == 0
     return out
 
 
-_WORDS = ("depth=1", "evaluate_every=1", "batch_size=32")
+_OVERRIDES = ("depth=1", "evaluate_every=1", "batch_size=32")
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def again(finished: Path, digits_root: Path, tmp_path: Path) -> Run:
     """Start a copy of that run once more."""
     shutil.copytree(finished / "a", tmp_path / "a")
 
-    def start(*words: str) -> int:
-        return train.main(compose_digits(digits_root, *_WORDS, f"out={tmp_path}", "name=a", "steps=2", *words))
+    def start(*overrides: str) -> int:
+        return train.main(compose_digits(digits_root, *_OVERRIDES, f"out={tmp_path}", "name=a", "steps=2", *overrides))
 
     return start
 
 
-def test_what_acts_otherwise_on_a_resume_is_said(again: Run, tmp_path: Path) -> None:
+def test_what_acts_otherwise_on_a_resume_is_reported(again: Run, tmp_path: Path) -> None:
     assert again("epochs=2", f"init={tmp_path / 'gone.pt'}", f"resume={tmp_path / 'other'}") == 0
     log = (tmp_path / "a" / "log.txt").read_text()
     assert "epochs: 1 there, 2 here: the schedule is another" in log
@@ -53,7 +53,7 @@ def test_an_own_older_checkpoint_is_not_passed_over(again: Run, tmp_path: Path) 
 @pytest.mark.parametrize(("key", "complaint"), [("resume", "none is there"), ("init", "no such file")])
 def test_a_missing_source_leaves_no_run_folder(key: str, complaint: str, digits_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{key}=.*gone.*{complaint}"):
-        train.main(compose_digits(digits_root, *_WORDS, f"out={tmp_path}", "name=b", f"{key}={tmp_path / 'gone'}"))
+        train.main(compose_digits(digits_root, *_OVERRIDES, f"out={tmp_path}", "name=b", f"{key}={tmp_path / 'gone'}"))
     assert not (tmp_path / "b").exists()
 
 

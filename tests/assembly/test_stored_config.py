@@ -15,8 +15,8 @@ from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.assembly.stored_config import restore
 
 
-def evaluate(*words: str) -> None:
-    arguments = ["device=cpu", "predictions=false", *words]
+def evaluate(*overrides: str) -> None:
+    arguments = ["device=cpu", "predictions=false", *overrides]
     evaluation_command.main(cli.compose(arguments, config_name="eval", schema=EVAL_SCHEMA))
 
 
@@ -84,7 +84,7 @@ def test_a_stored_keyword_opens_no_file(keyword: str, save_changed: Save, tmp_pa
         ("class_names", "0123456789", "class_names"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_file_and_key(key: str, value: Any, complaint: str, save_changed: Save) -> None:
+def test_what_is_wrong_is_named_with_file_and_key(key: str, value: Any, complaint: str, save_changed: Save) -> None:
     path = save_changed(key, value)
     with pytest.raises(ValueError, match=rf"changed\.pt.*({complaint})"):
         evaluate(f"checkpoint={path}")

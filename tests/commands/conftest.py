@@ -19,14 +19,14 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("digits")
 
 
-def compose_digits(root: Path, *words: str) -> TrainConfig:
+def compose_digits(root: Path, *overrides: str) -> TrainConfig:
     """The configuration of a tiny DeiT for a few steps on digits in class folders."""
     small = ["depth=2", "batch_size=64", "epochs=1", "steps=4", "device=cpu", "data.loader=folder", "data.workers=0"]
-    arguments = ["data=digits", f"data.root={root}", *small, *words]
+    arguments = ["data=digits", f"data.root={root}", *small, *overrides]
     return cli.compose(arguments, config_name="train", schema=TRAIN_SCHEMA)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def run(digits_root: Path, tmp_path: Path) -> Run:
     """Train that model in this process; returns the exit status."""
-    return lambda *words: train.main(compose_digits(digits_root, f"out={tmp_path}", *words))
+    return lambda *overrides: train.main(compose_digits(digits_root, f"out={tmp_path}", *overrides))

@@ -12,10 +12,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 SMALL = ["data=digits", "depth=2", "batch_size=32", "steps=2", "device=cpu", "data.loader=folder", "data.workers=0"]
 
 
-def command(*words: str, launcher: tuple[str, ...] = (), folder: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, launcher: tuple[str, ...] = (), folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *launcher, *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
-        check=False,
+        [sys.executable, *launcher, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -53,8 +53,8 @@ def test_help_and_cfg_show_groups_and_techniques(tmp_path: Path) -> None:
 
 
 def test_a_sweep_runs_each_combination_in_its_own_folder(tmp_path: Path) -> None:
-    words = ["-m", *SMALL, f"data.root={tmp_path / 'd'}", "out=runs", "depth=1,2", "attnscale=true,false"]
-    done = command(str(ROOT / "train.py"), *words, folder=tmp_path)
+    overrides = ["-m", *SMALL, f"data.root={tmp_path / 'd'}", "out=runs", "depth=1,2", "attnscale=true,false"]
+    done = command(str(ROOT / "train.py"), *overrides, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folders = [path.parent for path in (tmp_path / "runs").glob("*/metrics.jsonl")]
     assert len(folders) == 4
@@ -63,8 +63,8 @@ def test_a_sweep_runs_each_combination_in_its_own_folder(tmp_path: Path) -> None
 @pytest.mark.parametrize("processes", [2])
 def test_several_processes_leave_one_run_folder(tmp_path: Path, processes: int) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
-    words = [*SMALL, f"data.root={tmp_path / 'd'}", "out=runs", "attnscale=true"]
-    done = command(str(ROOT / "train.py"), *words, launcher=launcher, folder=tmp_path)
+    overrides = [*SMALL, f"data.root={tmp_path / 'd'}", "out=runs", "attnscale=true"]
+    done = command(str(ROOT / "train.py"), *overrides, launcher=launcher, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "metrics.jsonl").read_text().count("\n") == 1

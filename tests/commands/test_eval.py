@@ -16,8 +16,8 @@ from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.metrics_reader import read_metrics
 
 
-def evaluate(*words: str) -> None:
-    arguments = ["device=cpu", *words]
+def evaluate(*overrides: str) -> None:
+    arguments = ["device=cpu", *overrides]
     evaluation_command.main(cli.compose(arguments, config_name="eval", schema=EVAL_SCHEMA))
 
 

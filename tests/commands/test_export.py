@@ -18,8 +18,8 @@ from vitaos.assembly.eval_target import build_model, resolve_checkpoint
 from vitaos.assembly.schemas import EXPORT_SCHEMA
 
 
-def export(*words: str) -> None:
-    export_command.main(cli.compose(words, config_name="export", schema=EXPORT_SCHEMA))
+def export(*overrides: str) -> None:
+    export_command.main(cli.compose(overrides, config_name="export", schema=EXPORT_SCHEMA))
 
 
 def trained(run_folder: Path, weights: str) -> nn.Module:

@@ -19,14 +19,14 @@ Door = Callable[[Path, Run, Path], object]
 """Takes a hostile file, the command train.py, and the folder of the runs."""
 
 
-def _evaluate(*words: str) -> None:
-    words = ("device=cpu", *words)
-    evaluation_command.main(cli.compose(words, config_name="eval", schema=EVAL_SCHEMA))
+def _evaluate(*overrides: str) -> None:
+    overrides = ("device=cpu", *overrides)
+    evaluation_command.main(cli.compose(overrides, config_name="eval", schema=EVAL_SCHEMA))
 
 
-def _analyze(*words: str) -> None:
-    words = ("device=cpu", *words)
-    config = cli.compose(words, config_name="analyze", schema=ANALYZE_SCHEMA)
+def _analyze(*overrides: str) -> None:
+    overrides = ("device=cpu", *overrides)
+    config = cli.compose(overrides, config_name="analyze", schema=ANALYZE_SCHEMA)
     analysis.analyze(config, initialize("cpu"))
 
 

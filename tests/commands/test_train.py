@@ -73,7 +73,7 @@ def test_fine_tuning_starts_from_given_weights(run: Run, tmp_path: Path) -> None
     assert "blocks.0.feat_scale_dc" in after
 
 
-def test_what_data_cannot_give_is_said(run: Run, tmp_path: Path) -> None:
+def test_what_data_cannot_give_is_reported(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size 2000"):
         run("batch_size=2000")
     with pytest.raises(ValueError, match=str(tmp_path / "nowhere")):
@@ -84,7 +84,7 @@ def test_what_data_cannot_give_is_said(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["model=resnet10t", "depth=null", "attnscale=true"], "Techniques cannot be attached"),
         (["model=swin_t", "depth=null", "recipe.pos_drop=0.2"], r"recipe\.pos_drop"),
@@ -94,10 +94,10 @@ def test_what_data_cannot_give_is_said(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_built_is_refused_before_data_is_touched(
-    run: Run, tmp_path: Path, words: list[str], message: str
+    run: Run, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run(*words, f"data.root={tmp_path / 'untouched'}")
+        run(*overrides, f"data.root={tmp_path / 'untouched'}")
     assert not list(tmp_path.iterdir())
 
 
@@ -120,14 +120,14 @@ def test_the_monitor_measures_held_out_images(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_first_line_holds_what_the_monitor_sees_before_training(run: Run, tmp_path: Path) -> None:
-    words = ["monitor.every=1", "monitor.images=10", "epochs=2", "recipe.warmup_epochs=0"]
-    assert run("name=whole", *words, "steps=44") == 0
+    overrides = ["monitor.every=1", "monitor.images=10", "epochs=2", "recipe.warmup_epochs=0"]
+    assert run("name=whole", *overrides, "steps=44") == 0
     first, second = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert len(first["initial_token_similarity_by_block"]) == len(first["initial_hf_dc_ratio_by_block"]) == 3
     assert first["initial_hf_dc_ratio"] != first["hf_dc_ratio"], "22 steps have changed the weights"
     assert not any(key.startswith("initial_") for key in second)
-    run("name=halted", *words, "steps=3", "checkpoint_every=1")
-    assert run("name=halted", *words, "steps=44", "checkpoint_every=1") == 0
+    run("name=halted", *overrides, "steps=3", "checkpoint_every=1")
+    assert run("name=halted", *overrides, "steps=44", "checkpoint_every=1") == 0
     resumed = read_metrics(tmp_path / "halted" / "metrics.jsonl")[0]
     assert {key: resumed[key] for key in first if key.startswith("initial_")} == {
         key: value for key, value in first.items() if key.startswith("initial_")

@@ -13,8 +13,8 @@ from vitaos.config import ConfigError, RecipeConfig, enabled_techniques
 CONFIGS = cli.CONFIGS
 
 
-def compose(*words: str) -> object:
-    return cli.compose(words, config_name="train", schema=TRAIN_SCHEMA)
+def compose(*overrides: str) -> object:
+    return cli.compose(overrides, config_name="train", schema=TRAIN_SCHEMA)
 
 
 def choices(group: str) -> list[str]:
@@ -22,12 +22,12 @@ def choices(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "override",
     [f"{group}={name}" for group in ("model", "data", "recipe", "optimizer", "logger") for name in choices(group)],
 )
-def test_every_choice_composes(word: str) -> None:
-    words = [word, "model.name=deit_ti12"] if word == "model=timm" else [word]
-    assert dataclasses.is_dataclass(compose(*words))
+def test_every_choice_composes(override: str) -> None:
+    overrides = [override, "model.name=deit_ti12"] if override == "model=timm" else [override]
+    assert dataclasses.is_dataclass(compose(*overrides))
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -60,8 +60,8 @@ def test_a_name_of_timms_registry_means_backbone_and_technique() -> None:
 
 def test_betas_are_the_optimizers_own_unless_given() -> None:
     adamw, named, file, given = (
-        compose(*words).optimizer
-        for words in ([], ["optimizer.name=adan"], ["optimizer=lion"], ["optimizer.betas=[0.9,0.95]"])
+        compose(*overrides).optimizer
+        for overrides in ([], ["optimizer.name=adan"], ["optimizer=lion"], ["optimizer.betas=[0.9,0.95]"])
     )
     assert (adamw.betas, adamw.eps) == ([0.9, 0.999], 1e-8)
     assert (named.betas, named.eps) == (None, None)
@@ -127,7 +127,7 @@ def test_recipes_are_the_release_s(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("overrides", "expected"),
     [
         (["modle=deit_s12"], ["modle", "did you mean model"]),
         (["recipe.mixupp=1"], ["recipe.mixupp", "did you mean mixup"]),
@@ -147,9 +147,9 @@ def test_recipes_are_the_release_s(name: str) -> None:
         (["recipe.three_augment=true"], ["three_augment", "randaugment=null"]),
     ],
 )
-def test_what_cannot_run_is_refused_with_what_would_be_right(words: list[str], expected: list[str]) -> None:
+def test_what_cannot_run_is_refused_with_what_would_be_right(overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as refusal:
-        compose(*words)
+        compose(*overrides)
     for part in expected:
         assert part in str(refusal.value)
 

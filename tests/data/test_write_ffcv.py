@@ -34,8 +34,8 @@ def command(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)
 
-    def run(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["write_ffcv.py", *words])
+    def run(*overrides: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["write_ffcv.py", *overrides])
         with pytest.raises(SystemExit) as ended:
             cli.run(script.main, config_name="write_ffcv", schema=script.WriteConfig, about=script.ABOUT)
         return int(ended.value.code or 0)
@@ -47,13 +47,13 @@ def command(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_write_again_verify_damage(
     command: Command, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (f"source={photo_folder / 'val'}", "out=x.beton", "workers=1")
-    assert command(*words) == 0
-    said = capsys.readouterr().out
-    assert "writing: 7/7" in said
-    assert "x.beton: 7 images" in said
+    overrides = (f"source={photo_folder / 'val'}", "out=x.beton", "workers=1")
+    assert command(*overrides) == 0
+    printed = capsys.readouterr().out
+    assert "writing: 7/7" in printed
+    assert "x.beton: 7 images" in printed
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
-    assert command(*words) == 0
+    assert command(*overrides) == 0
     assert "is finished already: 7 images" in capsys.readouterr().out
     assert command("verify=x.beton") == 0
     assert "7 images, every byte as it was written" in capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_write_again_verify_damage(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (("source=nowhere", "out=x.beton"), "data folder nowhere does not exist"),
         (("source=.", "out=x.beton", "on_bad=ignore"), "on_bad must be fail or skip"),
@@ -76,12 +76,12 @@ def test_write_again_verify_damage(
     ],
 )
 def test_bad_input_ends_with_status_2_and_a_message(
-    command: Command, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    command: Command, capsys: pytest.CaptureFixture[str], overrides: tuple[str, ...], message: str
 ) -> None:
-    assert command(*words) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+    assert command(*overrides) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
 
 
 def test_ctrl_c_ends_with_status_130_and_leaves_nothing(

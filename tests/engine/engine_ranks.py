@@ -128,7 +128,7 @@ def evaluations(world: World) -> dict[str, Any]:
     """Counts of datasets whose sizes divide by nothing, one smaller than the number of ranks; and an interruption."""
     number_format = build_precision("fp32", world.device)
 
-    def judge(images: int, interrupted: Callable[[], bool] | None = None) -> Any:
+    def evaluate_share(images: int, interrupted: Callable[[], bool] | None = None) -> Any:
         return evaluate(
             tiny_vit(),
             EvaluationImages(world, images=images),
@@ -142,7 +142,7 @@ def evaluations(world: World) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for images in (53, 2, 1):
-        result = judge(images)
+        result = evaluate_share(images)
         found[str(images)] = [
             result.count,
             result.correct1,
@@ -154,7 +154,7 @@ def evaluations(world: World) -> dict[str, Any]:
             result.loss,
         ]
     try:
-        judge(53, lambda: world.rank == 2)
+        evaluate_share(53, lambda: world.rank == 2)
         found["interrupted"] = False
     except EvaluationInterrupted:
         found["interrupted"] = True

@@ -37,7 +37,7 @@ def images_of(indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TrainImages:
-    """The training seam: steps of `batch_size x accumulate x world` images, dealt as the data package deals them."""
+    """The training loader: steps of `batch_size x accumulate x world` images, dealt as the data package deals them."""
 
     def __init__(self, world: World, *, batch_size: int, accumulate: int = 1, images: int = 96) -> None:
         self.world, self.batch_size, self.accumulate = world, batch_size, accumulate
@@ -55,7 +55,7 @@ class TrainImages:
 
 
 class EvaluationImages:
-    """The evaluation seam: the share rank::size of `images` images, none padded."""
+    """The evaluation loader: the share rank::size of `images` images, none padded."""
 
     def __init__(self, world: World, *, images: int = 53, batch_size: int = 8) -> None:
         self.num_images = images
@@ -215,8 +215,8 @@ def make_trainer(
         ),
         loader=loader,
         transform=transform,
-        evaluate=lambda judged: evaluate(
-            judged, EvaluationImages(world), normalize, world=world, precision=number_format, num_classes=CLASSES
+        evaluate=lambda model: evaluate(
+            model, EvaluationImages(world), normalize, world=world, precision=number_format, num_classes=CLASSES
         ).metrics(),
         world=world,
         precision=number_format,

@@ -1,4 +1,4 @@
-"""The measurement of a step measures what it says; the door to the benchmarks names its rooms."""
+"""The measurement of a step measures what it claims to; benchmark.py names its commands."""
 
 import subprocess
 import sys

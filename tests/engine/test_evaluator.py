@@ -32,7 +32,7 @@ class Listed:
             yield Batch(self.logits[positions], self.labels[positions], positions)
 
 
-def judge(model: nn.Module, loader: Any, classes: int = CLASSES, **keywords: Any) -> EvaluationResult:
+def evaluate_images(model: nn.Module, loader: Any, classes: int = CLASSES, **keywords: Any) -> EvaluationResult:
     transform = keywords.pop("transform", lambda images: images)
     number_format = build_precision("fp32", ALONE.device)
     return evaluate(model, loader, transform, world=ALONE, precision=number_format, num_classes=classes, **keywords)
@@ -40,7 +40,7 @@ def judge(model: nn.Module, loader: Any, classes: int = CLASSES, **keywords: Any
 
 def test_counts_and_loss_equal_a_count_by_hand() -> None:
     model = tiny_vit(proj_drop_rate=0.5).train()
-    result = judge(model, EvaluationImages(ALONE), transform=normalize)
+    result = evaluate_images(model, EvaluationImages(ALONE), transform=normalize)
     assert model.training
     images, labels = images_of(torch.arange(53) + 1000)
     with torch.no_grad():
@@ -58,8 +58,8 @@ def test_predictions_of_every_image_in_the_datasets_order() -> None:
     logits = torch.eye(4)[[0, 2, 1, 3, 3]]
     logits[3] = float("nan")
     loader = Listed(logits, [0, 2, 3, 3, 3])
-    assert judge(Answers(), loader, classes=4).predictions is None
-    found = judge(Answers(), loader, classes=4, keep_predictions=True).predictions
+    assert evaluate_images(Answers(), loader, classes=4).predictions is None
+    found = evaluate_images(Answers(), loader, classes=4, keep_predictions=True).predictions
     assert found is not None
     assert found.target.tolist() == [0, 2, 3, 3, 3]
     assert found.predicted.tolist() == [0, 2, 1, -1, 3]
@@ -67,38 +67,38 @@ def test_predictions_of_every_image_in_the_datasets_order() -> None:
 
 
 def test_fewer_than_five_classes() -> None:
-    result = judge(Answers(), Listed(torch.eye(3), [0, 1, 1]), classes=3)
+    result = evaluate_images(Answers(), Listed(torch.eye(3), [0, 1, 1]), classes=3)
     assert (result.correct1, result.correct5) == (2, 3)
 
 
 def test_a_subset_of_the_answers() -> None:
     # Of six answers the dataset's two classes are the answers 4 and 1.
     logits = torch.tensor([[9.0, 0, 0, 0, 1, 0], [9.0, 2, 0, 0, 1, 0]])
-    result = judge(Answers(), Listed(logits, [0, 1]), classes=2, class_indices=[4, 1])
+    result = evaluate_images(Answers(), Listed(logits, [0, 1]), classes=2, class_indices=[4, 1])
     assert (result.correct1, result.count) == (2, 2)
 
 
 def test_real_labels_accept_any_of_several_and_leave_out_images_without() -> None:
     logits = torch.eye(6)[[0, 1, 2, 3]]
-    result = judge(Answers(), Listed(logits, [5, 1, 2, 3]), classes=6, real_labels=[[0, 5], [1], [], [4]])
+    result = evaluate_images(Answers(), Listed(logits, [5, 1, 2, 3]), classes=6, real_labels=[[0, 5], [1], [], [4]])
     assert (result.count, result.correct1) == (3, 2)
     assert result.class_count.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_answers_that_are_no_numbers_are_not_right() -> None:
-    result = judge(Answers(), Listed(torch.full((3, 3), torch.nan), [0, 1, 2]), classes=3)
+    result = evaluate_images(Answers(), Listed(torch.full((3, 3), torch.nan), [0, 1, 2]), classes=3)
     assert (result.correct1, result.correct5) == (0, 0)
 
 
 def test_wrong_numbers_of_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"answers 6 classes, the data have 10.*num_classes=10"):
-        judge(Answers(), Listed(torch.eye(6), [0] * 6), classes=10)
+        evaluate_images(Answers(), Listed(torch.eye(6), [0] * 6), classes=10)
     with pytest.raises(ValueError, match=r"label 5, but .* 3 classes"):
-        judge(Answers(), Listed(torch.eye(3), [0, 1, 5]), classes=3)
+        evaluate_images(Answers(), Listed(torch.eye(3), [0, 1, 5]), classes=3)
     with pytest.raises(ValueError, match="no image"):
-        judge(Answers(), Listed(torch.zeros(0, 3), []), classes=3)
+        evaluate_images(Answers(), Listed(torch.zeros(0, 3), []), classes=3)
 
 
 def test_a_request_to_leave_interrupts() -> None:
     with pytest.raises(EvaluationInterrupted):
-        judge(Answers(), Listed(torch.eye(3), [0, 1, 2]), classes=3, interrupted=lambda: True)
+        evaluate_images(Answers(), Listed(torch.eye(3), [0, 1, 2]), classes=3, interrupted=lambda: True)

@@ -1,4 +1,4 @@
-"""Parameter groups, names of optimizers, and what is said when one is not there."""
+"""Parameter groups, names of optimizers, and the error where one is not there."""
 
 import sys
 from types import SimpleNamespace

@@ -56,15 +56,15 @@ def test_resumes_exactly_at_every_step() -> None:
     # Every state of the run: within epochs, at their ends before the evaluation, and after it.
     assert len(checkpoints.saved) == 16 + 2
     for _, saved in checkpoints.saved:
-        again, told = (
+        again, sink_again = (
             make_trainer(ALONE, batch_size=6, accumulate=2, sinks=[later := RecordingSink()], checkpoint_every=1),
             later,
         )
-        told.lines = [dict(line) for line in sink.lines]
+        sink_again.lines = [dict(line) for line in sink.lines]
         again.load_state_dict(saved)
         assert again.fit().status == "finished"
         assert_same(final_state(again), expected)
-        assert timeless(told.lines) == timeless(sink.lines)
+        assert timeless(sink_again.lines) == timeless(sink.lines)
 
 
 def test_a_resume_at_the_end_of_an_epoch_begins_with_its_evaluation() -> None:
@@ -132,10 +132,10 @@ def test_a_request_during_evaluation_gives_it_up_and_it_is_made_later() -> None:
     def interrupted(model: Any) -> dict[str, float]:
         raise EvaluationInterrupted
 
-    judge, trainer.evaluate = trainer.evaluate, interrupted
+    evaluate, trainer.evaluate = trainer.evaluate, interrupted
     assert trainer.fit().status == "preempted"
     assert sink.lines == []
-    trainer.evaluate = judge
+    trainer.evaluate = evaluate
     assert trainer.fit().status == "finished"
     assert [line["step"] for line in sink.lines] == [8]
 

@@ -34,11 +34,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def vitaos(*words: str, installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The installed command; ``torchrun`` as the first word starts it as a module, by torch's launcher."""
+def vitaos(*arguments: str, installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command; ``torchrun`` as the first argument starts it as a module, by torch's launcher."""
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "-m", "vitaos"]
-    start = [*launcher, *words[1:]] if words[0] == "torchrun" else [str(installed / "bin" / "vitaos"), *words]
+    start = [*launcher, *arguments[1:]] if arguments[0] == "torchrun" else [str(installed / "bin" / "vitaos"), *arguments]
     return subprocess.run(
         [sys.executable, *start],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
@@ -77,8 +77,8 @@ def test_own_configuration_files_come_first(installed: Path, tmp_path: Path) -> 
         )
     (tmp_path / "configs" / "experiment").mkdir()
     (tmp_path / "configs" / "experiment" / "deeper.yaml").write_text("# @package _global_\ndepth: 7\n")
-    words = ["--config-dir", "mine", "model=deit_s12", "experiment=deeper", "--cfg", "job"]
-    done = vitaos("train", *words, installed=installed, folder=tmp_path)
+    overrides = ["--config-dir", "mine", "model=deit_s12", "experiment=deeper", "--cfg", "job"]
+    done = vitaos("train", *overrides, installed=installed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "depth: 7" in done.stdout
     assert "reg_tokens: 3" in done.stdout

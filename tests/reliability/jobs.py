@@ -85,37 +85,42 @@ class Launcher:
             env=environment,
         )
 
-    def start(self, *words: str, ranks: int = 1, **environment: str) -> Job:
+    def start(self, *overrides: str, ranks: int = 1, **environment: str) -> Job:
         """Start ``train.py data=digits WORDS``."""
         self._count += 1
         folder = self.folder / f"job{self._count}"
         folder.mkdir()
-        request = {"job": str(folder), "arguments": self._arguments(words), "ranks": ranks, "environment": environment}
+        request = {
+            "job": str(folder),
+            "arguments": self._arguments(overrides),
+            "ranks": ranks,
+            "environment": environment,
+        }
         assert self._process.stdin is not None
         print(json.dumps(request), file=self._process.stdin, flush=True)
         self._jobs.append(Job(folder, ranks))
         return self._jobs[-1]
 
-    def torchrun(self, *options: str, words: tuple[str, ...]) -> "subprocess.Popen[str]":
+    def torchrun(self, *options: str, overrides: tuple[str, ...]) -> "subprocess.Popen[str]":
         """Start train.py under the real torchrun; its output comes from the process' stdout."""
         module = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         return subprocess.Popen(
-            [*module, *options, "train.py", *self._arguments(words)],
+            [*module, *options, "train.py", *self._arguments(overrides)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def run(self, *words: str, ranks: int = 1) -> Path:
-        """Run to the end; the run folder that ``name=`` among the words means."""
-        job = self.start(*words, ranks=ranks)
+    def run(self, *overrides: str, ranks: int = 1) -> Path:
+        """Run to the end; the run folder that ``name=`` among the overrides means."""
+        job = self.start(*overrides, ranks=ranks)
         assert job.codes() == [0] * ranks, job.text()
-        return self.run_folder(words)
+        return self.run_folder(overrides)
 
-    def _arguments(self, words: tuple[str, ...]) -> list[str]:
-        return ["data=digits", f"data.root={self.data}", f"out={self.folder / 'runs'}", "device=cpu", *words]
+    def _arguments(self, overrides: tuple[str, ...]) -> list[str]:
+        return ["data=digits", f"data.root={self.data}", f"out={self.folder / 'runs'}", "device=cpu", *overrides]
 
-    def run_folder(self, words: tuple[str, ...]) -> Path:
-        (name,) = [word.partition("=")[2] for word in words if word.startswith("name=")]
+    def run_folder(self, overrides: tuple[str, ...]) -> Path:
+        (name,) = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
         return self.folder / "runs" / name
 
     def close(self) -> None:

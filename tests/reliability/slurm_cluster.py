@@ -48,8 +48,8 @@ class Cluster:
 
     def field(self, job: str, name: str) -> str:
         """A field of ``scontrol show job``."""
-        words = self.call("scontrol", "show", "job", job).split()
-        return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
+        fields = self.call("scontrol", "show", "job", job).split()
+        return next(field.partition("=")[2] for field in fields if field.startswith(f"{name}="))
 
     def wait(self, job: str, *states: str, patience_s: float = 180.0) -> str:
         """Wait until the job is in one of the states; which. A requeued job is spared SLURM's two minutes of rest."""

@@ -27,19 +27,21 @@ SMALL = (
 KILLS_LONG = int(os.environ.get("VITAOS_KILLS", "100"))
 
 
-def _words(loader: str, ranks: int) -> tuple[str, ...]:
+def _overrides(loader: str, ranks: int) -> tuple[str, ...]:
     return (*SMALL, f"data.loader={loader}", f"batch_size={64 // ranks}")
 
 
-def _kill_repeatedly(launcher: Launcher, words: tuple[str, ...], ranks: int, kills: int, chance: random.Random) -> int:
+def _kill_repeatedly(
+    launcher: Launcher, overrides: tuple[str, ...], ranks: int, kills: int, chance: random.Random
+) -> int:
     """Start the run, kill it at a random moment, start it again, until it has been killed ``kills`` times or finishes.
 
     Returns:
         How many times it was killed.
     """
-    folder = launcher.run_folder(words)
+    folder = launcher.run_folder(overrides)
     for kill in range(kills):
-        job = launcher.start(*words, ranks=ranks)
+        job = launcher.start(*overrides, ranks=ranks)
         session = folder / "environment.json"
         while not job.ended and (not session.exists() or session.read_text().count('"started"') <= kill):
             time.sleep(0.005)
@@ -49,18 +51,18 @@ def _kill_repeatedly(launcher: Launcher, words: tuple[str, ...], ranks: int, kil
             return kill
         job.send(signal.SIGKILL)
         assert job.codes() == [-signal.SIGKILL] * ranks
-    launcher.run(*words, ranks=ranks)
+    launcher.run(*overrides, ranks=ranks)
     return kills
 
 
 @pytest.mark.parametrize(("loader", "ranks"), [("folder", 2), ("ffcv", 1)])
 def test_killed_three_times(loader: str, ranks: int, launcher: Launcher) -> None:
-    words = _words(loader, ranks)
-    undisturbed = launcher.run(*words, f"name=calm_{loader}_{ranks}", ranks=ranks)
-    words = (*words, f"name=killed_{loader}_{ranks}")
-    killed = _kill_repeatedly(launcher, words, ranks, 3, random.Random(ranks))
+    overrides = _overrides(loader, ranks)
+    undisturbed = launcher.run(*overrides, f"name=calm_{loader}_{ranks}", ranks=ranks)
+    overrides = (*overrides, f"name=killed_{loader}_{ranks}")
+    killed = _kill_repeatedly(launcher, overrides, ranks, 3, random.Random(ranks))
     assert killed == 3
-    assert differences(undisturbed, launcher.run_folder(words)) == []
+    assert differences(undisturbed, launcher.run_folder(overrides)) == []
 
 
 @pytest.mark.long
@@ -69,30 +71,30 @@ def test_killed_three_times(loader: str, ranks: int, launcher: Launcher) -> None
 def test_killed_a_hundred_times(loader: str, ranks: int, launcher: Launcher) -> None:
     """A quarter of VITAOS_KILLS (100) each; every finished run must equal the undisturbed one."""
     chance = random.Random(int(os.environ.get("VITAOS_KILL_SEED", "0")))
-    words = _words(loader, ranks)
-    undisturbed = launcher.run(*words, f"name=long_calm_{loader}_{ranks}", ranks=ranks)
+    overrides = _overrides(loader, ranks)
+    undisturbed = launcher.run(*overrides, f"name=long_calm_{loader}_{ranks}", ranks=ranks)
     killed, trial = 0, 0
     while killed < KILLS_LONG // 4:
         trial += 1
-        named = (*words, f"name=long_{loader}_{ranks}_{trial}")
+        named = (*overrides, f"name=long_{loader}_{ranks}_{trial}")
         killed += _kill_repeatedly(launcher, named, ranks, chance.randint(1, 8), chance)
         assert differences(undisturbed, launcher.run_folder(named)) == [], f"trial {trial}"
     print(f"\n{loader}, {ranks} processes: killed {killed} times in {trial} runs, all equal")
 
 
-def _after_step(launcher: Launcher, job: Job, words: tuple[str, ...]) -> None:
+def _after_step(launcher: Launcher, job: Job, overrides: tuple[str, ...]) -> None:
     """Wait until the run is in its steps: its first checkpoint is there."""
-    wait_for(launcher.run_folder(words) / "checkpoints" / "last.pt")
+    wait_for(launcher.run_folder(overrides) / "checkpoints" / "last.pt")
     assert not job.ended
 
 
 @pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
 def test_asked_to_leave(number: signal.Signals, ranks: int, launcher: Launcher, tmp_path: Path) -> None:
     """One rank is asked; all leave at one step within 10 s with the state saved; the rest is as if nothing had been."""
-    words = (*_words("folder", ranks), f"name=asked_{ranks}")
+    overrides = (*_overrides("folder", ranks), f"name=asked_{ranks}")
     marker = tmp_path / "preempted"
-    job = launcher.start(*words, ranks=ranks, **{MARKER_VARIABLE: str(marker)})
-    _after_step(launcher, job, words)
+    job = launcher.start(*overrides, ranks=ranks, **{MARKER_VARIABLE: str(marker)})
+    _after_step(launcher, job, overrides)
     start = time.monotonic()
     job.send_to_group(number, ranks - 1)
     assert job.codes() == [EXIT_PREEMPTED] * ranks, job.text()
@@ -101,26 +103,26 @@ def test_asked_to_leave(number: signal.Signals, ranks: int, launcher: Launcher, 
     assert seconds < 10
     assert "the state is saved" in job.text()
     assert marker.exists()
-    launcher.run(*words, ranks=ranks)
-    calm = launcher.run(*words[:-1], f"name=asked_calm_{ranks}", ranks=ranks)
-    assert differences(calm, launcher.run_folder(words)) == []
+    launcher.run(*overrides, ranks=ranks)
+    calm = launcher.run(*overrides[:-1], f"name=asked_calm_{ranks}", ranks=ranks)
+    assert differences(calm, launcher.run_folder(overrides)) == []
 
 
 def test_two_jobs_in_one_folder(launcher: Launcher) -> None:
-    words = (*_words("folder", 1), "name=twice")
-    first = launcher.start(*words)
-    _after_step(launcher, first, words)
-    second = launcher.start(*words)
+    overrides = (*_overrides("folder", 1), "name=twice")
+    first = launcher.start(*overrides)
+    _after_step(launcher, first, overrides)
+    second = launcher.start(*overrides)
     assert second.codes() == [2]
     assert f"in use by process {first.pids[0]} on host" in second.text()
     first.send(signal.SIGKILL)
-    launcher.run(*words)
+    launcher.run(*overrides)
 
 
 def test_a_killed_rank_ends_the_other_by_name(launcher: Launcher) -> None:
-    words = (*_words("folder", 2), "name=lost_rank")
-    job = launcher.start(*words, ranks=2)
-    _after_step(launcher, job, words)
+    overrides = (*_overrides("folder", 2), "name=lost_rank")
+    job = launcher.start(*overrides, ranks=2)
+    _after_step(launcher, job, overrides)
     start = time.monotonic()
     job.send(signal.SIGKILL, 1)
     codes = job.codes()
@@ -138,14 +140,14 @@ def test_a_killed_rank_ends_the_other_by_name(launcher: Launcher) -> None:
 
 def test_the_tracker_sees_one_run(launcher: Launcher) -> None:
     """Killed and started again, a run is the same one to Weights & Biases."""
-    words = (*_words("folder", 1), "logger=wandb", "logger.mode=offline", "name=tracked")
-    folder = launcher.run_folder(words)
-    job = launcher.start(*words)
-    _after_step(launcher, job, words)
+    overrides = (*_overrides("folder", 1), "logger=wandb", "logger.mode=offline", "name=tracked")
+    folder = launcher.run_folder(overrides)
+    job = launcher.start(*overrides)
+    _after_step(launcher, job, overrides)
     identity = (folder / "wandb_id.txt").read_text().strip()
     job.send(signal.SIGKILL)
     assert job.codes() == [-signal.SIGKILL]
-    launcher.run(*words)
+    launcher.run(*overrides)
     assert (folder / "wandb_id.txt").read_text().strip() == identity
     runs = [path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")]
     assert runs == [identity, identity]
@@ -154,13 +156,13 @@ def test_the_tracker_sees_one_run(launcher: Launcher) -> None:
 @pytest.mark.parametrize("answer", ["stop", "skip"])
 def test_a_loss_that_is_not_finite(answer: str, launcher: Launcher) -> None:
     """After a step with a huge learning rate every loss overflows, on both of two processes."""
-    words = (
+    overrides = (
         *("depth=2", "epochs=1", "batch_size=64", "data.loader=folder", "log_every=1"),
         *("recipe.lr=1e30", "recipe.warmup_lr=1e30", "recipe.clip=null"),
         *(f"nonfinite={answer}", f"name=nonfinite_{answer}"),
     )
-    job = launcher.start(*words, ranks=2)
-    folder = launcher.run_folder(words)
+    job = launcher.start(*overrides, ranks=2)
+    folder = launcher.run_folder(overrides)
     if answer == "stop":
         assert job.codes() == [EXIT_NONFINITE] * 2, job.text()
         last = load_checkpoint(folder / "checkpoints" / "last.pt")

@@ -42,7 +42,7 @@ def _watch(job: Job, metrics: Path) -> list[tuple[int, Held]]:
 @pytest.mark.parametrize("loader", ["folder", "ffcv"])
 def test_two_thousand_steps_grow_nothing(loader: str, launcher: Launcher) -> None:
     name = f"name=marathon_{loader}"
-    words = (
+    overrides = (
         "depth=1",
         "batch_size=16",
         "steps=2000",
@@ -51,7 +51,7 @@ def test_two_thousand_steps_grow_nothing(loader: str, launcher: Launcher) -> Non
         "keep=3",
         f"data.loader={loader}",
     )
-    job = launcher.start(*words, name)
+    job = launcher.start(*overrides, name)
     folder = launcher.run_folder((name,))
     seen = _watch(job, folder / "metrics.jsonl")
     assert job.codes() == [0], job.text()
@@ -68,12 +68,12 @@ def test_two_thousand_steps_grow_nothing(loader: str, launcher: Launcher) -> Non
 
 def _spread(launcher: Launcher, name: str, ranks: tuple[int, ...]) -> None:
     """Three steps of 96 images with each number of processes in turn, against one process that makes them all."""
-    words = ("depth=2", "epochs=2", "data.loader=folder", "recipe.repeats=3", "recipe.erasing=0.25")
+    overrides = ("depth=2", "epochs=2", "data.loader=folder", "recipe.repeats=3", "recipe.erasing=0.25")
     total = 3 * len(ranks)
-    launcher.run(*words, f"name={name}_one", "batch_size=96", f"steps={total}")
+    launcher.run(*overrides, f"name={name}_one", "batch_size=96", f"steps={total}")
     for start, size in enumerate(ranks):
         many = (f"name={name}_many", f"batch_size={96 // size}", f"steps={3 * (start + 1)}")
-        launcher.run(*words, *many, ranks=size)
+        launcher.run(*overrides, *many, ranks=size)
     one, spread = (
         read_metrics(launcher.run_folder((f"name={name}_{kind}",)) / "metrics.jsonl")[-1] for kind in ("one", "many")
     )
@@ -96,9 +96,9 @@ def test_four_numbers_of_processes(launcher: Launcher) -> None:
 
 @pytest.mark.long
 def test_torchrun_restarts_from_the_newest_checkpoint(launcher: Launcher) -> None:
-    words = ("depth=2", "epochs=4", "batch_size=32", "checkpoint_every=2", "data.loader=folder")
-    calm = launcher.run(*words, "name=torchrun_calm", ranks=2)
-    agent = launcher.torchrun("--nproc-per-node=2", "--max-restarts=2", words=(*words, "name=torchrun"))
+    overrides = ("depth=2", "epochs=4", "batch_size=32", "checkpoint_every=2", "data.loader=folder")
+    calm = launcher.run(*overrides, "name=torchrun_calm", ranks=2)
+    agent = launcher.torchrun("--nproc-per-node=2", "--max-restarts=2", overrides=(*overrides, "name=torchrun"))
     folder = launcher.run_folder(("name=torchrun",))
     wait_for(folder / "checkpoints" / "last.pt")
     main = json.loads((folder / "environment.json").read_text())["sessions"][-1]["pid"]

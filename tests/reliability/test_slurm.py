@@ -26,28 +26,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     one.stop()
 
 
-def _submit(cluster: Cluster, output: Path, options: tuple[str, ...], words: tuple[str, ...]) -> str:
+def _submit(cluster: Cluster, output: Path, options: tuple[str, ...], overrides: tuple[str, ...]) -> str:
     variables = "ALL,VITAOS_HEAD=localhost,OMP_NUM_THREADS=1"
     command = ["sbatch", "--parsable", "--nodes=2", f"--chdir={ROOT}", f"--output={output}", f"--export={variables}"]
-    return cluster.call(*command, *options, str(ROOT / "scripts/slurm/train.sbatch"), *words)
+    return cluster.call(*command, *options, str(ROOT / "scripts/slurm/train.sbatch"), *overrides)
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     folder = tmp_path_factory.mktemp("slurm_runs")
     return (*WORDS, "epochs=12", "recipe.drop_path=0.1", f"data.root={folder / 'data'}", f"out={folder / 'runs'}")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(cluster: Cluster, overrides: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("slurm_calm") / "out.txt"
-    job = _submit(cluster, output, (), (*words, "name=calm"))
+    job = _submit(cluster, output, (), (*overrides, "name=calm"))
     assert cluster.wait(job, "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED", output.read_text()
-    return _folder(words) / "calm"
+    return _folder(overrides) / "calm"
 
 
-def _folder(words: tuple[str, ...]) -> Path:
-    (out,) = [word.partition("=")[2] for word in words if word.startswith("out=")]
+def _folder(overrides: tuple[str, ...]) -> Path:
+    (out,) = [override.partition("=")[2] for override in overrides if override.startswith("out=")]
     return Path(out)
 
 
@@ -60,12 +60,12 @@ def _is_training(folder: Path) -> None:
 
 
 def test_the_signal_before_the_end_saves_and_requeues(
-    cluster: Cluster, words: tuple[str, ...], undisturbed: Path, tmp_path: Path
+    cluster: Cluster, overrides: tuple[str, ...], undisturbed: Path, tmp_path: Path
 ) -> None:
     """What ``--signal=B:USR1@120`` brings, sent at a moment of the test's choosing; the tracker sees one run."""
     output = tmp_path / "out.txt"
-    job = _submit(cluster, output, (), (*words, "logger=wandb", "logger.mode=offline", "name=signalled"))
-    _is_training(_folder(words) / "signalled")
+    job = _submit(cluster, output, (), (*overrides, "logger=wandb", "logger.mode=offline", "name=signalled"))
+    _is_training(_folder(overrides) / "signalled")
     cluster.call("scancel", "--batch", "--signal=USR1", job)
     deadline = time.monotonic() + 120
     while "requeueing" not in output.read_text():
@@ -77,7 +77,7 @@ def test_the_signal_before_the_end_saves_and_requeues(
     assert f"job {job}, start 2" in text
     assert "resumed from" in text
     assert cluster.field(job, "Restarts") == "1"
-    folder = _folder(words) / "signalled"
+    folder = _folder(overrides) / "signalled"
     assert differences(undisturbed, folder) == []
     identity = (folder / "wandb_id.txt").read_text().strip()
     tracked = [path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")]
@@ -85,16 +85,16 @@ def test_the_signal_before_the_end_saves_and_requeues(
 
 
 def test_requeued_by_the_administrator(
-    cluster: Cluster, words: tuple[str, ...], undisturbed: Path, tmp_path: Path
+    cluster: Cluster, overrides: tuple[str, ...], undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.txt"
-    job = _submit(cluster, output, (), (*words, "name=requeued"))
-    _is_training(_folder(words) / "requeued")
+    job = _submit(cluster, output, (), (*overrides, "name=requeued"))
+    _is_training(_folder(overrides) / "requeued")
     cluster.call("scontrol", "requeue", job)
     while cluster.field(job, "Restarts") != "1":
         time.sleep(0.5)
     assert cluster.wait(job, "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED", output.read_text()
-    assert differences(undisturbed, _folder(words) / "requeued") == []
+    assert differences(undisturbed, _folder(overrides) / "requeued") == []
 
 
 def test_a_run_that_cannot_start_ends_the_job_with_its_status(cluster: Cluster, tmp_path: Path) -> None:
@@ -105,26 +105,26 @@ def test_a_run_that_cannot_start_ends_the_job_with_its_status(cluster: Cluster, 
     assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob(".vitaos-preempted-*"))
 
 
-def test_out_of_time(cluster: Cluster, words: tuple[str, ...], launcher: Launcher, tmp_path: Path) -> None:
+def test_out_of_time(cluster: Cluster, overrides: tuple[str, ...], launcher: Launcher, tmp_path: Path) -> None:
     """A limit of one minute, which the run does not fit in: SLURM itself sends the signal, as often as it takes."""
     longer = (*WORDS, "epochs=24", "recipe.drop_path=0.1")
     output = tmp_path / "out.txt"
     options = ("--time=1", "--signal=B:USR1@15")
-    job = _submit(cluster, output, options, (*words, "epochs=24", "name=timed"))
+    job = _submit(cluster, output, options, (*overrides, "epochs=24", "name=timed"))
     assert cluster.wait(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", patience_s=540) == "COMPLETED"
     restarts = int(cluster.field(job, "Restarts"))
     print(f"\nsignalled by SLURM's clock {restarts} times")
     assert restarts >= 1
     assert output.read_text().count("vitaos: asked to end") == restarts
     calm = launcher.run(*longer, "name=untimed", ranks=2)
-    assert differences(calm, _folder(words) / "timed") == []
+    assert differences(calm, _folder(overrides) / "timed") == []
 
 
-def test_cancelled_by_its_owner(cluster: Cluster, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_cancelled_by_its_owner(cluster: Cluster, overrides: tuple[str, ...], tmp_path: Path) -> None:
     """SLURM asks a cancelled job to end in the same way; it saves, and stays cancelled."""
     output = tmp_path / "out.txt"
-    job = _submit(cluster, output, (), (*words, "name=cancelled"))
-    _is_training(_folder(words) / "cancelled")
+    job = _submit(cluster, output, (), (*overrides, "name=cancelled"))
+    _is_training(_folder(overrides) / "cancelled")
     cluster.call("scancel", job)
     time.sleep(20)
     assert cluster.field(job, "JobState") == "CANCELLED", output.read_text()
@@ -141,8 +141,8 @@ def sweeps(cluster: Cluster) -> Iterator[Sweeps]:
     variables = {"SLURM_CONF": str(cluster.configuration), "MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"}
     started = []
 
-    def start(*words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "train.py", "-m", *resources, "hydra.launcher.timeout_min=30", *words]
+    def start(*overrides: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "train.py", "-m", *resources, "hydra.launcher.timeout_min=30", *overrides]
         started.append(
             subprocess.Popen(
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -166,10 +166,10 @@ def _wait_for_jobs(cluster: Cluster, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["slurm", "submitit_slurm"])
-def test_a_sweep(kind: str, cluster: Cluster, words: tuple[str, ...], sweeps: Sweeps, launcher: Launcher) -> None:
+def test_a_sweep(kind: str, cluster: Cluster, overrides: tuple[str, ...], sweeps: Sweeps, launcher: Launcher) -> None:
     """Two runs of a sweep, one announced its end as submitit has SLURM do it, one requeued from outside."""
-    folders = [_folder(words) / f"{kind}_{seed}" for seed in (1, 2)]
-    sweep = sweeps(f"hydra/launcher={kind}", *words, "seed=1,2", f"name={kind}_${{seed}}")
+    folders = [_folder(overrides) / f"{kind}_{seed}" for seed in (1, 2)]
+    sweep = sweeps(f"hydra/launcher={kind}", *overrides, "seed=1,2", f"name={kind}_${{seed}}")
     jobs = _wait_for_jobs(cluster, 2)
     _is_training(folders[0])
     cluster.call("scancel", "--signal=USR2", jobs[0])
@@ -193,8 +193,8 @@ def test_a_sweep(kind: str, cluster: Cluster, words: tuple[str, ...], sweeps: Sw
 
 
 def test_a_sweep_tells_of_a_run_that_fails(sweeps: Sweeps, tmp_path: Path) -> None:
-    words = ("data=imagefolder", f"data.root={tmp_path / 'nowhere'}", f"out={tmp_path / 'runs'}", "device=cpu")
-    sweep = sweeps("hydra/launcher=slurm", *words, "seed=1,2")
+    overrides = ("data=imagefolder", f"data.root={tmp_path / 'nowhere'}", f"out={tmp_path / 'runs'}", "device=cpu")
+    sweep = sweeps("hydra/launcher=slurm", *overrides, "seed=1,2")
     output, _ = sweep.communicate(timeout=180)
     assert sweep.returncode == 1
     assert "ended with exit status 2" in output

@@ -111,17 +111,17 @@ def test_any_damage_of_an_index_without_a_manifest_is_met_with_words(copy: Path)
     copy.with_name("train.beton.json").unlink()
     sections, content = open_beton(copy).sections, copy.read_bytes()
     starts = [part.start for part in (sections.header, sections.metadata, sections.allocation_table)]
-    said = []
+    messages = []
     for place in [start + byte for start in starts for byte in range(24)]:
         for value in (0x7F, 0xFF):
             put(copy, place, value)
             try:
                 assert len(open_beton(copy).class_names) < 1 << 20
             except ValueError as error:
-                said.append(str(error))
+                messages.append(str(error))
         put(copy, place, content[place])
-    assert len(said) > 48
-    assert all("train.beton" in words for words in said)
+    assert len(messages) > 48
+    assert all("train.beton" in message for message in messages)
 
 
 def test_what_is_not_a_beton(tmp_path: Path) -> None:

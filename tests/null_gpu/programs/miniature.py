@@ -34,10 +34,10 @@ FAMILIES: Final = {  # two blocks or two stages of each family, with the full re
 RECIPES: Final = {"deit": "deit_12", "cait": "cait_finetune", "swin": "swin"}
 
 
-def words_of(family: str, root: str, *words: str) -> list[str]:
+def overrides_of(family: str, root: str, *overrides: str) -> list[str]:
     """The command line of a small run of a family on digits, augmented as on ImageNet."""
     common = ["data=digits", f"data.root={root}", "batch_size=8", "data.workers=1", "device=cuda", "log_every=2"]
-    return [*common, *FAMILIES[family], f"recipe={RECIPES[family]}", "precision=bf16", *words]
+    return [*common, *FAMILIES[family], f"recipe={RECIPES[family]}", "precision=bf16", *overrides]
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Run:
         return self.loaders.train.epoch(0, step)
 
 
-def build_run(words: list[str], *, world: World | None = None, **others: Any) -> Run:
+def build_run(overrides: list[str], *, world: World | None = None, **others: Any) -> Run:
     """What train.py does between reading its configuration and the first step, without a run folder."""
-    config = cli.compose(words, config_name="train", schema=TRAIN_SCHEMA)
+    config = cli.compose(overrides, config_name="train", schema=TRAIN_SCHEMA)
     world = world or initialize(config.device)
     loaders = builders.build_loaders(config, world)
     atexit.register(loaders.close)

@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, words_of
+from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, overrides_of
 from tests.null_gpu.recording import recording
 from vitaos import techniques
 from vitaos.engine.precision import enable_determinism
@@ -18,7 +18,7 @@ KINDS = {"deit": "ViT", "cait": "CaiT", "swin": "Swin"}
 
 
 def cases(family: str) -> dict[str, tuple[str, ...]]:
-    """Name -> words of the command line."""
+    """Name -> overrides of the command line."""
     found: dict[str, tuple[str, ...]] = {}
     for precision in PRECISIONS:
         found[f"plain {precision}"] = (f"precision={precision}",)
@@ -67,9 +67,9 @@ def faults_of_steps(run: Run) -> list[str]:
 def main(family: str) -> None:
     """Every case; one that raises says so and the next begins."""
     root = data_root()
-    for name, words in cases(family).items():
+    for name, overrides in cases(family).items():
         try:
-            faults = faults_of_steps(build_run(words_of(family, root, *words)))
+            faults = faults_of_steps(build_run(overrides_of(family, root, *overrides)))
         except Exception:
             faults = [traceback.format_exc(limit=-3, chain=False)]
         print(json.dumps({"case": f"{family}: {name}", "faults": faults}), flush=True)
