@@ -38,7 +38,9 @@ def vitaos(*arguments: str, installed: Path, folder: Path) -> subprocess.Complet
     """The installed command; ``torchrun`` as the first argument starts it as a module, by torch's launcher."""
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "-m", "vitaos"]
-    start = [*launcher, *arguments[1:]] if arguments[0] == "torchrun" else [str(installed / "bin" / "vitaos"), *arguments]
+    start = (
+        [*launcher, *arguments[1:]] if arguments[0] == "torchrun" else [str(installed / "bin" / "vitaos"), *arguments]
+    )
     return subprocess.run(
         [sys.executable, *start],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
