@@ -12,6 +12,7 @@ import eval as evaluation_command
 import vitaos
 from tests.commands.conftest import Run
 from vitaos import cli
+from vitaos.assembly.evaluation import zero_learned_values
 from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.metrics_reader import read_metrics
 
@@ -45,6 +46,27 @@ def test_a_run_is_evaluated_as_it_was_in_training(run: Run, tmp_path: Path) -> N
             assert by_image[f"{weights}_correct"].sum() == found["weights"][weights]["correct1"]
             right_answers = by_image[f"{weights}_predicted"] == by_image["target"]
             assert (right_answers == by_image[f"{weights}_correct"]).all()
+
+
+def test_learned_values_are_taken_away_on_request(run: Run, tmp_path: Path) -> None:
+    shape = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 64, "num_heads": 4, "num_classes": 10}
+    plain, scaled = (
+        vitaos.create_model("deit_ti12", attnscale=on, featscale=on, **shape).eval() for on in (False, True)
+    )
+    scaled.load_state_dict(plain.state_dict(), strict=False)
+    for name, parameter in scaled.named_parameters():
+        if "_scale" in name:
+            torch.nn.init.normal_(parameter)
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.allclose(scaled(images), plain(images))
+    zero_learned_values(scaled)
+    assert torch.equal(scaled(images), plain(images))
+    assert run("name=a", "attnscale=true") == 0
+    evaluate(f"checkpoint={tmp_path / 'a'}", "zero_learned=true", "weights=raw")
+    found = result(tmp_path / "a" / "evaluation", "digits-val-zeroed")
+    assert (found["zero_learned"], found["count"]) == (True, 360)
+    with pytest.raises(ValueError, match="neither AttnScale nor FeatScale"):
+        zero_learned_values(plain)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 7])

@@ -14,7 +14,11 @@ from vitaos.study.dose import build_dose_responses
 from vitaos.study.report import write_report
 from vitaos.study.significance import bootstrap_interval, holm
 
-BY_BLOCK = {"token_similarity_by_block": [0.2, 0.9], "initial_token_similarity_by_block": [0.2, 0.4]}
+BY_BLOCK = {
+    "token_similarity_by_block": [0.2, 0.9],
+    "initial_token_similarity_by_block": [0.2, 0.4],
+    "attn_scale_by_block": [0.1, 0.3],
+}
 
 
 @pytest.fixture
@@ -71,11 +75,21 @@ def test_a_study_of_one_dose_has_a_leaderboard_and_no_response(write: Write, tmp
 
 
 def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Path], tmp_path: Path) -> None:
-    files = {file.name for file in write_report(study(grid()), tmp_path / "report")}
+    folder = grid()
+    zeroed = {"1.0": ["80.0", "80.0", "damaged"], "0.5": ["12.0", "13.0", "14.0"]}
+    for gain, accuracies in zeroed.items():
+        for seed, top1 in enumerate(accuracies):
+            evaluation = folder / f"scaled{gain}-{seed}" / "evaluation"
+            evaluation.mkdir()
+            (evaluation / "imagenet-val-zeroed.json").write_text(f'{{"weights": {{"raw": {{"top1": {top1}}}}}}}')
+    files = {file.name for file in write_report(study(folder), tmp_path / "report")}
     assert {"dose.csv", "dose_deit_s_imagenet_12.png", "dose_blocks_deit_s_imagenet_12.png"} <= files
+    assert "dose_learned_deit_s_imagenet_12.png" in files
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| technique | r = 1 | r = 0.5 |" in text
     assert "+10.50 [" in text
+    assert "| 0.5 | AttnScale | 3 | 31.50 | 0.400 → 0.900 | ? → ? | +0.200 |  |  | 13.00 |" in text
+    assert "| 1 | AttnScale | 3 | 81.60 | 0.400 → 0.900 | ? → ? | +0.200 |  |  |  |" in text, "one of three is damaged"
     with (tmp_path / "report" / "dose.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4

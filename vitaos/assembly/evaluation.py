@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vitaos.analysis.measure import LEARNED
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint
 from vitaos.checkpoint.folder import run_folder_of
@@ -61,6 +62,8 @@ def evaluate_checkpoint(
 ) -> EvaluationResult:
     """Load one kind of weights into the model and count its right answers, on all ranks together."""
     target.load_weights(model, weights)
+    if config.zero_learned:
+        zero_learned_values(model)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.compile:
@@ -78,6 +81,20 @@ def evaluate_checkpoint(
     )
 
 
+@torch.no_grad()
+def zero_learned_values(model: nn.Module) -> None:
+    """Set every w, s and t to 0: what the other weights do without them.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    found = [parameter for path, parameter in model.named_parameters() if path.rpartition(".")[2] in LEARNED]
+    if not found:
+        raise ValueError("zero_learned=true: the model has neither AttnScale nor FeatScale, so nothing to set to 0")
+    for parameter in found:
+        parameter.zero_()
+
+
 class Report:
     """The outcome of an evaluation as a table, as JSON, by class as CSV and by image as NPZ."""
 
@@ -88,7 +105,8 @@ class Report:
 
     def table(self) -> str:
         """A line for each kind of weights."""
-        lines = [f"{self.target.path} on {file_name(self.target.data.name)} ({self.config.dataset})"]
+        zeroed = ", w, s and t at 0" if self.config.zero_learned else ""
+        lines = [f"{self.target.path} on {file_name(self.target.data.name)} ({self.config.dataset}){zeroed}"]
         lines += [
             f"{weights:>4}  top-1 {result.top1:6.2f}%  top-5 {result.top5:6.2f}%  loss {result.loss:.4f}  "
             f"images {result.count:,}"
@@ -101,6 +119,8 @@ class Report:
         folder = Path(self.config.out) if self.config.out else _folder_for(self.target.file)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
+        if self.config.zero_learned:
+            stem += "-zeroed"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
         summary.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
         # Folder names need not be UTF-8: their other bytes are written as \udcXX.
@@ -146,6 +166,7 @@ class Report:
             "data": self.target.data.name,
             "dataset": self.config.dataset,
             "img_size": self.target.img_size,
+            "zero_learned": self.config.zero_learned,
             **first,
             "weights": by_weights,
             "versions": versions(seed=0, world_size=1)["packages"],

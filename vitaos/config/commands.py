@@ -98,7 +98,7 @@ class CheckpointSource:
 
 @dataclass
 class EvalConfig(CheckpointSource):
-    """Everything about an evaluation."""
+    """Everything about an evaluation. ``zero_learned`` sets the w, s and t of AttnScale and FeatScale to 0 first."""
 
     checkpoint: str | None = key(None, "a run folder or a file", is_path=True)
     dataset: str = key(

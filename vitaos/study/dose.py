@@ -5,6 +5,7 @@ of that dose: over seeds by Welch's t, corrected over the techniques of the dose
 the bootstrap where ``eval.py`` left its predictions (``RUN/evaluation/*-val-predictions.npz``).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
@@ -21,6 +22,7 @@ from vitaos.study.significance import bootstrap_interval, holm
 
 __all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
 
+_MOST_BYTES: Final = 1_000_000
 MONITORED: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
 """Measures by block of the monitor, and their names on an axis."""
 
@@ -50,11 +52,22 @@ class DosePoint:
         quantile = float(student_t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
         return quantile * stdev(values) / len(values) ** 0.5
 
+    @property
+    def zeroed(self) -> float | None:
+        """Top-1 with the learned values at 0, mean over seeds; None unless all runs were evaluated so."""
+        found = [_read_zeroed(run) for run in self.cell.runs]
+        known = [value for value in found if value is not None]
+        return mean(known) if len(known) == len(found) else None
+
     def monitored(self, key: str) -> list[float] | None:
         """A value by block that the monitor measured, mean over seeds; ``initial_`` keys are of the first epoch."""
         lines = [_measured(run, key) for run in self.cell.runs]
         found = [line for line in lines if line is not None]
         return [mean(values) for values in zip(*found, strict=True)] if found else None
+
+    def learned(self, name: str) -> list[float] | None:
+        """Means over heads or channels of a learned parameter (``attn_scale``, ...) by block, mean over seeds."""
+        return self.monitored(f"{name}_by_block")
 
     def after_last_block(self, key: str) -> float | None:
         """The last value of :meth:`monitored`; None where nothing was measured."""
@@ -132,6 +145,19 @@ def _read_predictions(run: Run) -> tuple[NDArray[Any], NDArray[np.bool_]] | None
             return arrays["target"], arrays[name].astype(bool)
     except (OSError, ValueError, KeyError, BadZipFile):  # damaged: as if there were none
         return None
+
+
+def _read_zeroed(run: Run) -> float | None:
+    """Top-1 of the last weights with w, s and t at 0, as ``eval.py zero_learned=true`` wrote it beside the run."""
+    files = sorted((run.path / "evaluation").glob("*-val-zeroed.json"))
+    if len(files) != 1 or files[0].stat().st_size > _MOST_BYTES:
+        return None
+    try:
+        weights = json.loads(files[0].read_text(encoding="utf-8"))["weights"]
+        top1 = weights.get("ema", weights["raw"])["top1"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged: as if there were none
+        return None
+    return float(top1) if isinstance(top1, (int, float)) else None
 
 
 def _measured(run: Run, key: str) -> list[float] | None:

@@ -1,20 +1,22 @@
 """The figures of a dose-response: accuracy and token similarity against ``skip_gain``, and measures by block."""
 
 from collections.abc import Callable, Sequence
+from statistics import mean
 from typing import Any
 
 from matplotlib.lines import Line2D
 
+from vitaos.analysis.measure import LEARNED
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.labels import axis_label, technique_title
 from vitaos.study.runs import PLAIN
 
-__all__ = ["draw_by_block", "draw_response", "figure_size"]
+__all__ = ["draw_by_block", "draw_learned", "draw_response", "figure_size", "learned_here"]
 
 
 def figure_size(techniques: Sequence[str]) -> tuple[float, float]:
-    """Width and height in inches; both figures have the legend below."""
+    """Width and height in inches; the figures have their legend below."""
     return PAGE, 2.6 + legend_height([technique_title(name) for name in techniques], PAGE)
 
 
@@ -52,6 +54,34 @@ def draw_by_block(figure: Any, response: DoseResponse, techniques: Sequence[str]
         panels[row][0].set_ylabel(title)
     start = Line2D([], [], color="#555555", linestyle="--", linewidth=1)
     _legend(figure, response, techniques, extra=[(start, "plain at the start")])
+
+
+def learned_here(response: DoseResponse) -> list[str]:
+    """The learned parameters that any run of the response has."""
+    return [name for name in LEARNED if any(point.learned(name) for point in response.points)]
+
+
+def draw_learned(figure: Any, response: DoseResponse, techniques: Sequence[str]) -> None:
+    """A panel each for w, s and t against the dose: mean over blocks and seeds; dots: the blocks."""
+    names = learned_here(response)
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    shown: list[str] = []
+    for axes, name in zip(panels, names, strict=True):
+        for index, technique in enumerate(techniques):
+            found = [(point.skip_gain, values) for point in response.of(technique) if (values := point.learned(name))]
+            if not found:
+                continue
+            shown += [technique]
+            for dose, values in found:
+                axes.plot([dose] * len(values), values, ".", color=color(index), markersize=2, alpha=0.5)
+            look: dict[str, Any] = {"color": color(index), "marker": marker(index), "linestyle": line_style(index)}
+            axes.plot([dose for dose, _ in found], [mean(values) for _, values in found], **look)
+        axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
+        axes.set_ylabel(f"learned ${LEARNED[name]}$")
+        axes.set_xlabel("skip gain r")
+        axes.invert_xaxis()
+    panels[0].set_title("mean over blocks and seeds; dots: blocks", loc="left")
+    _legend(figure, response, techniques, of=shown)
 
 
 def _draw_blocks(axes: Any, point: DosePoint, key: str, index: int) -> None:
@@ -93,9 +123,15 @@ def _draw_lines(
 
 
 def _legend(
-    figure: Any, response: DoseResponse, techniques: Sequence[str], extra: Sequence[tuple[Any, str]] = ()
+    figure: Any,
+    response: DoseResponse,
+    techniques: Sequence[str],
+    *,
+    of: Sequence[str] | None = None,
+    extra: Sequence[tuple[Any, str]] = (),
 ) -> None:
-    shown = [index for index, name in enumerate(techniques) if response.of(name)]
+    """The legend of all techniques of the response, or `of` some."""
+    shown = [i for i, name in enumerate(techniques) if response.of(name) and (of is None or name in of)]
     handles: list[Any] = [Line2D([], [], color=color(i), marker=marker(i), linestyle=line_style(i)) for i in shown]
     labels = [technique_title(techniques[index]) for index in shown]
     legend_below(figure, [*handles, *(handle for handle, _ in extra)], [*labels, *(label for _, label in extra)])

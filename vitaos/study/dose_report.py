@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from vitaos.analysis.figures import new_figure
+from vitaos.analysis.measure import LEARNED
 from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
-from vitaos.study.dose_figures import draw_by_block, draw_response, figure_size
+from vitaos.study.dose_figures import draw_by_block, draw_learned, draw_response, figure_size, learned_here
 from vitaos.study.labels import axis_label, decimals, file_stem, technique_title
 from vitaos.study.runs import PLAIN
 
@@ -16,7 +18,7 @@ __all__ = ["dose_rows", "draw_dose_figures", "markdown_of_dose"]
 
 
 def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
-    """Two tables: the metric, and its difference to plain, a row a technique and a column a dose."""
+    """Three tables: the metric, its difference to plain (a row a technique, a column a dose), and the insides."""
     digits = decimals(study.metric)
     techniques = [name for name in study.techniques if response.of(name)]
     depth = "" if response.depth is None else f", {response.depth} blocks"
@@ -33,7 +35,38 @@ def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
             "",
             *_grid(response, others, lambda point: _difference(point, digits)),
         ]
+    return [*lines, "", *_inside(study, response, techniques)]
+
+
+def _inside(study: Study, response: DoseResponse, techniques: Sequence[str]) -> list[str]:
+    """A table of what became of the tokens, and what was learned: a row a dose and technique."""
+    digits = decimals(study.metric)
+    lines = [
+        "### Inside",
+        "",
+        "Token similarity and HF / DC behind the last block, before and after training; learned values: mean over "
+        "blocks and heads or channels; zeroed: the accuracy with these at 0 (`eval.py zero_learned=true`). "
+        "Means over seeds.",
+        "",
+        f"| r | technique | n | {axis_label(study.metric)} | token similarity | HF / DC | "
+        + " | ".join(LEARNED.values())
+        + " | zeroed |",
+        "|---" * (7 + len(LEARNED)) + "|",
+    ]
+    order = sorted(response.points, key=lambda point: (-point.skip_gain, techniques.index(point.cell.technique)))
+    for point in order:
+        name = technique_title(point.cell.technique)
+        row = [f"{point.skip_gain:g}", name, str(len(point.cell.runs)), f"{point.cell.mean:.{digits}f}"]
+        row += [_before_and_after(point, key) for key in MONITORED]
+        row += ["" if (found := point.learned(key)) is None else f"{mean(found):+.3f}" for key in LEARNED]
+        row.append("" if point.zeroed is None else f"{point.zeroed:.2f}")
+        lines.append("| " + " | ".join(row) + " |")
     return lines
+
+
+def _before_and_after(point: DosePoint, key: str) -> str:
+    values = (point.after_last_block(f"initial_{key}"), point.after_last_block(key))
+    return " → ".join("?" if value is None else f"{value:.3f}" for value in values)
 
 
 def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
@@ -65,11 +98,13 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
                 for key in MONITORED
                 for when, prefix in (("start", "initial_"), ("end", ""))
             },
+            **{key: None if (found := point.learned(key)) is None else mean(found) for key in LEARNED},
+            "zeroed_top1": point.zeroed,
         }
 
 
 def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> list[Path]:
-    """Draw both figures and return their paths."""
+    """Draw the figures and return their paths; learned values have one where any technique learns them."""
     techniques = study.techniques
     name = file_stem(response.model, response.data, *([] if response.depth is None else [str(response.depth)]))
     width, height = figure_size(techniques)
@@ -80,7 +115,13 @@ def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> lis
     figure = new_figure((width, height + 1.4))
     draw_by_block(figure, response, techniques)
     figure.savefig(by_block)
-    return [headline, by_block]
+    if not learned_here(response):
+        return [headline, by_block]
+    learned = folder / f"dose_learned_{name}.png"
+    figure = new_figure((width, height - 0.4))
+    draw_learned(figure, response, techniques)
+    figure.savefig(learned)
+    return [headline, by_block, learned]
 
 
 def _grid(response: DoseResponse, techniques: Sequence[str], text: Callable[[DosePoint], str]) -> list[str]:
