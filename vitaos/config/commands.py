@@ -98,7 +98,7 @@ class CheckpointSource:
 
 @dataclass
 class EvalConfig(CheckpointSource):
-    """Everything about an evaluation. ``zero_learned`` sets the w, s and t of AttnScale and FeatScale to 0 first."""
+    """Everything about an evaluation."""
 
     checkpoint: str | None = key(None, "a run folder or a file", is_path=True)
     dataset: str = key(
@@ -109,6 +109,7 @@ class EvalConfig(CheckpointSource):
     real_labels: str | None = key(None, "the file real.json, for dataset=real", is_path=True)
     predictions: bool = key(True, "keep the prediction for every image as .npz")
     weights: str = key("both", "the running average, the weights themselves, or both", choices=("ema", "raw", "both"))
+    zero_learned: bool = key(False, "set the w, s and t of AttnScale and FeatScale to 0 first")
     compile: bool = key(False, "compile the model with torch.compile")
     channels_last: bool = key(False, "channels-last memory order of images and convolutions")
     out: str | None = key(None, "folder of the results; null: evaluation/ in the run folder", is_path=True)
