@@ -36,6 +36,7 @@ MAY_SEE = {
     "models": {"suggest", "techniques"},
     "timm_registry": {"models", "techniques"},
     "weights": {"checkpoint", "files", "models", "techniques"},
+    "doctor": set(),
     "root": set(),
     "user_configs": {"root"},
     "overrides": {"config", "root", "suggest", "user_configs"},

@@ -5,6 +5,7 @@ analyze           the paper's figures of a model        report            a repo
 benchmark         rates of steps, loaders, runs         write-ffcv        class folders -> an FFCV file
 prepare-imagenet  the archives of ImageNet -> folders
 export            a trained model -> a folder for others, ONNX, a torch.export program
+doctor            what this machine has and lacks for training
 
 ``vitaos COMMAND --help`` lists the keys of each.
 """
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "write-ffcv": "scripts/write_ffcv.py",
     "prepare-imagenet": "scripts/prepare_imagenet.py",
     "export": "scripts/export.py",
+    "doctor": "scripts/doctor.py",
 }
 
 

@@ -54,6 +54,23 @@ def test_counts_and_loss_equal_a_count_by_hand() -> None:
     assert set(result.metrics()) == {"top1", "top5", "loss"}
 
 
+def test_a_compiled_model_is_compiled_once_for_full_and_partial_batches() -> None:
+    plain, model = tiny_vit(), tiny_vit()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile(backend=keep)
+    for _ in range(2):
+        result = judge(model, EvaluationImages(ALONE), transform=normalize)
+    assert len(graphs) == 1
+    expected = judge(plain, EvaluationImages(ALONE), transform=normalize)
+    assert (result.count, result.class_correct1.tolist()) == (53, expected.class_correct1.tolist())
+    assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
 def test_predictions_of_every_image_in_the_datasets_order() -> None:
     logits = torch.eye(4)[[0, 2, 1, 3, 3]]
     logits[3] = float("nan")

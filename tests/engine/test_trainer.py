@@ -280,6 +280,14 @@ def test_a_state_of_another_run_is_refused() -> None:
         make_trainer(ALONE, images=24, precision="fp16").load_state_dict(saved)
 
 
+def test_the_average_is_compiled_like_the_model() -> None:
+    for compiled in (False, True):
+        trainer = make_trainer(ALONE, compile=compiled)
+        assert trainer.ema is not None
+        for model in (trainer.model, trainer.ema.module):
+            assert (model._compiled_call_impl is not None) is compiled
+
+
 def test_a_batch_larger_than_the_dataset_is_refused() -> None:
     with pytest.raises(ValueError, match="no whole global step"):
         make_trainer(ALONE, batch_size=48, images=24)

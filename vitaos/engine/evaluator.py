@@ -92,7 +92,7 @@ class _PredictionTable:
 
     def add(self, positions_B: Tensor, targets_B: Tensor, answers_B: Tensor, right_B: Tensor) -> None:
         rows = torch.stack([targets_B + 1, answers_B + 1, right_B])
-        self.table[:, positions_B.to(self.table.device, non_blocking=True)] = rows.to(self.table.dtype)
+        self.table[:, _without_waiting(positions_B, self.table.device)] = rows.to(self.table.dtype)
 
     def result(self, world: World) -> Predictions:
         target, predicted, correct = world.all_reduce(self.table).cpu().numpy()
@@ -135,7 +135,7 @@ def evaluate(
     counts = _Counts(num_classes, world.device)
     table = _PredictionTable(loader.num_images, world.device) if keep_predictions else None
     indices = None if class_indices is None else torch.tensor(class_indices, dtype=torch.int64, device=world.device)
-    was_training = model.training
+    was_training, full = model.training, 0
     model.eval()
     try:
         for batch in loader:
@@ -146,11 +146,12 @@ def evaluate(
             accepted = None if real_labels is None else _accepted(real_labels, batch.positions, num_classes)
             images = transform(batch.images.to(world.device, non_blocking=True))
             targets = batch.targets.to(world.device, non_blocking=True)
+            full = max(full, len(images))
             with precision.autocast():
-                logits_BC = model(images)
+                logits_BC = _answers(model, images, full)
             logits_BK = (logits_BC if indices is None else logits_BC[:, indices]).float()
             _check_answers(logits_BK.shape[1], num_classes)
-            on_device = None if accepted is None else accepted.to(world.device, non_blocking=True)
+            on_device = None if accepted is None else _without_waiting(accepted, world.device)
             answers_B, right_B = _add(counts, logits_BK, targets, on_device)
             if table is not None:
                 table.add(batch.positions, targets, answers_B, right_B)
@@ -165,6 +166,20 @@ def evaluate(
             "different data, or some of it was left out"
         )
     return result if table is None else replace(result, predictions=table.result(world))
+
+
+def _without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, by way of page-locked memory where it is CUDA: a copy out of other memory waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _answers(model: nn.Module, images: Tensor, full: int) -> Tensor:
+    """Logits of a batch. A compiled model is given a partial one filled up, since another size would compile again."""
+    count = len(images)
+    if count < full and model._compiled_call_impl is not None:
+        images = torch.cat([images, images[-1:].expand(full - count, *images.shape[1:])])
+    logits: Tensor = model(images)
+    return logits[:count]
 
 
 def _add(counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,65 @@
+"""The command: ``vitaos doctor [data.root=DIR] [out=DIR] [json=FILE]``.
+
+Looks at Python, torch, CUDA, the driver, the GPUs, NCCL, FFCV, apex, cores, memory, limits, SLURM, and the disk of
+data.root, and says of each line whether it is ok, costs something (warning) or will not work (failed), with the cure.
+Ends with status 0, 1 where something failed, 2 for a command line that cannot be.
+"""
+
+import json
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from vitaos.doctor import data, gpu, host, software
+from vitaos.doctor.finding import Finding, failed
+
+KEYS: Final = ("data.root", "out", "json")
+CHECKS: Final[tuple[Callable[[], list[Finding]], ...]] = (
+    software.python, software.packages, gpu.cuda, gpu.gpus, gpu.nccl, software.ffcv, software.apex, software.compiler,
+    host.cores, host.threads, host.memory, host.limits, host.scheduler,
+)  # fmt: skip
+USER_ERROR: Final = 2
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the report, write it where ``json=`` says, and return the exit status."""
+    if {"-h", "--help", "help"} & set(words):
+        print(__doc__)
+        return 0
+    keys = dict(word.partition("=")[::2] for word in words)
+    unknown = [key for key in keys if key not in KEYS]
+    if unknown or not all(keys.values()):
+        wrong = unknown[0] if unknown else next(key for key, value in keys.items() if not value)
+        print(f"error: {wrong}: the keys are {', '.join(f'{key}=...' for key in KEYS)}", file=sys.stderr)
+        return USER_ERROR
+    findings = []
+    for finding in examine(keys.get("data.root"), keys.get("out", "runs")):
+        print(finding, flush=True)
+        findings.append(finding)
+    counts = Counter(finding.status for finding in findings)
+    print(f"{counts['ok']} ok, {counts['warning']} warnings, {counts['failed']} failed")
+    if "json" in keys:
+        report = {"host": socket.gethostname(), "counts": dict(counts), "findings": [asdict(one) for one in findings]}
+        path = Path(keys["json"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 1 if counts["failed"] else 0
+
+
+def examine(data_root: str | None, out: str) -> "Sequence[Finding]":
+    """All findings; a check that itself breaks is a finding too, and the others go on."""
+    checks: list[Callable[[], list[Finding]]] = [*CHECKS, lambda: data.out(out)]
+    if data_root is not None:
+        checks.append(lambda: data.root(data_root))
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # whatever is wrong with the machine, the rest of it is still of interest
+            name = getattr(check, "__name__", "check")
+            findings.append(failed(name, f"{type(error).__name__}: {error}", "please report this line"))
+    return findings
