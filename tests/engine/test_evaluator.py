@@ -64,9 +64,9 @@ def test_a_compiled_model_is_compiled_once_for_full_and_partial_batches() -> Non
 
     model.compile(backend=keep)
     for _ in range(2):
-        result = judge(model, EvaluationImages(ALONE), transform=normalize)
+        result = evaluate_images(model, EvaluationImages(ALONE), transform=normalize)
     assert len(graphs) == 1
-    expected = judge(plain, EvaluationImages(ALONE), transform=normalize)
+    expected = evaluate_images(plain, EvaluationImages(ALONE), transform=normalize)
     assert (result.count, result.class_correct1.tolist()) == (53, expected.class_correct1.tolist())
     assert result.loss == pytest.approx(expected.loss, rel=1e-6)
 
