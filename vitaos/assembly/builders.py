@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos import data as datasets
+from vitaos import techniques
 from vitaos.analysis.monitor import MEASURES, Monitor, learned_means
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniques
@@ -162,6 +163,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosin
         betas=chosen.betas,
         eps=chosen.eps,
         fused=chosen.fused,
+        paces=techniques.paces(model),
     )
 
 

@@ -1,7 +1,7 @@
 """Optimizers over parameter groups with and without weight decay."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -71,6 +71,7 @@ def build_optimizer(
     betas: Sequence[float] | None = None,
     eps: float | None = None,
     fused: bool = True,
+    paces: Mapping[str, float] | None = None,
     **keywords: Any,
 ) -> torch.optim.Optimizer:
     """An optimizer over `model`'s parameters, which must be on their device already.
@@ -82,13 +83,48 @@ def build_optimizer(
         lr, weight_decay: as usual; the schedule sets the rate anew before each step.
         betas, eps: of Adam and its relatives; an optimizer that has neither ignores them; None means its own.
         fused: use torch's fused kernels for "adamw"; they also let a bad step be skipped without synchronization.
+        paces: parameter -> k: it moves as k u would if the model held u in its place. Under Adam and its relatives
+            that is k times the rate, and decay and eps divided by k.
         keywords: further arguments of the optimizer's class.
 
     Raises:
         ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.
     """
     check_optimizer(name, betas)
-    groups = parameter_groups(model, weight_decay)
+    groups = _split_by_pace(model, parameter_groups(model, weight_decay), paces or {})
+    optimizer = _build(model, groups, name=name, lr=lr, betas=betas, eps=eps, fused=fused, **keywords)
+    for group in optimizer.param_groups if paces else ():
+        if isinstance(group.get("eps"), float):
+            group["eps"] /= group.get("pace", 1.0)
+    return optimizer
+
+
+def _split_by_pace(model: nn.Module, groups: list[dict[str, Any]], paces: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The groups, those parameters that have a pace in groups of their own."""
+    if not paces:
+        return groups
+    pace_of = {id(parameter): paces.get(name, 1.0) for name, parameter in model.named_parameters()}
+    split = []
+    for group in groups:
+        for pace in sorted({pace_of[id(parameter)] for parameter in group["params"]}):
+            part = {**group, "params": [item for item in group["params"] if pace_of[id(item)] == pace]}
+            if pace != 1:
+                part |= {"pace": pace, "lr_scale": pace, "weight_decay": group["weight_decay"] / pace}
+            split.append(part)
+    return split
+
+
+def _build(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    *,
+    name: str,
+    lr: float,
+    betas: Sequence[float] | None,
+    eps: float | None,
+    fused: bool,
+    **keywords: Any,
+) -> Any:
     if name != "adamw" and name not in _OF_APEX:
         return _timm(name, groups, lr=lr, betas=betas, eps=eps, **keywords)
     first, second = betas or (0.9, 0.999)

@@ -13,7 +13,7 @@ from vitaos.suggest import did_you_mean
 from vitaos.techniques.attnscale import ATTNSCALE
 from vitaos.techniques.centered_attention import CENTERED_ATTENTION
 from vitaos.techniques.contranorm import CONTRANORM
-from vitaos.techniques.featscale import FEATSCALE
+from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
 from vitaos.techniques.gfsa import GFSA
 from vitaos.techniques.layerscale import LAYERSCALE
 from vitaos.techniques.neutreno import NEUTRENO
@@ -64,6 +64,13 @@ def starts_as_identity(parameter: str) -> bool:
     """Whether a parameter of this name belongs to a technique that changes nothing until it is trained."""
     owner = owner_of(parameter)
     return owner is not None and TECHNIQUES[owner].start == "identity"
+
+
+def paces(model: nn.Module) -> dict[str, float]:
+    """Parameters that an optimizer is to move faster than the others (name -> how many times): see ``featscale``."""
+    if not attached(model).get("featscale", {}).get("release_pace", False):
+        return {}
+    return {name: RELEASE_PACE for name, _ in model.named_parameters() if owner_of(name) == "featscale"}
 
 
 def attach(model: Model, *, skip_gain: float = 1.0, **flags: Flag) -> Model:
@@ -161,4 +168,4 @@ def _check(model: nn.Module, wanted: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} and {other} cannot act together: {reason}.")
 
 
-__all__ = ["TECHNIQUES", "Technique", "attach", "attached", "names", "owner_of"]
+__all__ = ["TECHNIQUES", "Technique", "attach", "attached", "names", "owner_of", "paces"]

@@ -7,6 +7,10 @@ identity.
 Computed as Y_hat = (1 + t) Y + (s - t) mean(Y), after the output projection and its dropout, before LayerScale, drop
 path and the residual sum. The mean is over all tokens (Swin: all tokens of the map, after the windows are merged and
 un-shifted).
+
+The release's DeiT adds the two terms twice (Y + 2 s DC + 2 t HC), its CaiT and Swin once. Here every backbone adds them
+once, and ``release_pace`` lets a ViT's s and t be trained at the pace of the release's 2 s and 2 t: the network and the
+meaning of its parameters are the same, the optimizer's rate for them is another (``vitaos.engine.optim``).
 """
 
 from typing import Any, Final
@@ -19,6 +23,8 @@ from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 50
+RELEASE_PACE: Final = 2.0
+"""How often the release's DeiT adds the two terms: its effective s and t move that many times as fast under Adam."""
 
 
 def scale_features(block: Any, y_BNC: Tensor) -> Tensor:
@@ -27,7 +33,15 @@ def scale_features(block: Any, y_BNC: Tensor) -> Tensor:
     return recombine(y_BNC, token_mean(y_BNC), 1 + t_C, s_C - t_C)
 
 
-def _fill(sites: list[Site]) -> None:
+def _check(sites: list[Site], release_pace: bool) -> None:
+    if release_pace and sites[0].kind.name != "ViT":
+        raise ValueError(
+            f"featscale: release_pace is for ViTs: the release's {sites[0].kind.name} adds FeatScale once, as here, so "
+            "its pace is the one without the option."
+        )
+
+
+def _fill(sites: list[Site], release_pace: bool) -> None:
     for site in sites:
         site.block.feat_scale_dc = site.parameter(site.dim)
         site.block.feat_scale_hf = site.parameter(site.dim)
@@ -38,5 +52,7 @@ FEATSCALE: Final = Technique(
     name="featscale",
     summary="re-weighs the direct-current and high-frequency parts of the attention branch, channel by channel",
     fill=_fill,
+    check=_check,
+    options={"release_pace": False},
     parameters=("feat_scale_dc", "feat_scale_hf"),
 )
