@@ -59,7 +59,7 @@ def write_run(folder: Path, data: list[str], *overrides: str) -> Path:
     return folder
 
 
-def test_several_runs_are_analysed_under_their_names(data: list[str], tmp_path: Path) -> None:
+def test_several_runs_are_analyzed_under_their_names(data: list[str], tmp_path: Path) -> None:
     plain = write_run(tmp_path / "plain", data)
     scaled = write_run(tmp_path / "scaled", data, "attnscale=true")
     config = compose([f"checkpoint=[{plain},{scaled}]", f"out={tmp_path}/out", "images=20", "batch_size=8"])

@@ -14,7 +14,7 @@ PER_CLASS = 17
 
 @pytest.fixture(scope="session")
 def photographs() -> list[NDArray[np.uint8]]:
-    """Two colour photographs of 427 x 640 pixels."""
+    """Two color photographs of 427 x 640 pixels."""
     return [np.asarray(image, dtype=np.uint8) for image in load_sample_images().images]
 
 

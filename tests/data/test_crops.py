@@ -40,7 +40,7 @@ def test_boxes_have_torchvisions_distribution(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 1000), (1000, 20), (1, 300), (1, 1)])
-def test_images_without_a_fitting_box_are_cut_in_the_centre(height: int, width: int) -> None:
+def test_images_without_a_fitting_box_are_cut_in_the_center(height: int, width: int) -> None:
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = {tuple(RandomResizedCrop.get_params(image, [0.9, 1.0], list(RATIO))) for _ in range(50)}

@@ -1,4 +1,4 @@
-"""Resizing: Pillow's bicubic within a grey level, fresh memory, images that need no resizing left alone."""
+"""Resizing: Pillow's bicubic within a gray level, fresh memory, images that need no resizing left alone."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from vitaos.data.resize import RESIZERS, area, bicubic, crop_and_resize, empty_b
 
 
 def distance(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
-    """Mean difference in grey levels."""
+    """Mean difference in gray levels."""
     return float(np.abs(ours.astype(int) - theirs.astype(int)).mean())
 
 

@@ -70,8 +70,8 @@ def _response_rows(row: AttentionMeasures) -> Iterator[Row]:
     for measure, response in measures:
         if response is None:
             continue
-        labelled = [("mean", response.mean(axis=0)), *((index, line) for index, line in enumerate(response, start=1))]
-        for head, line in labelled:
+        labeled = [("mean", response.mean(axis=0)), *((index, line) for index, line in enumerate(response, start=1))]
+        for head, line in labeled:
             for x, value in zip(_frequencies(row.tokens), line, strict=True):
                 yield place | {"measure": measure, "head": head, "x": x, "value": _short(value)}
 

@@ -93,7 +93,7 @@ def build_model(
 
 
 def check_possible(config: TrainConfig) -> None:
-    """Refuse a model, an optimiser or an augmentation that cannot be had, before any data or device is touched.
+    """Refuse a model, an optimizer or an augmentation that cannot be had, before any data or device is touched.
 
     The model is built and looks at one image on the meta device, where tensors have shapes and no values.
 
@@ -153,7 +153,7 @@ def build_normalize(data: DataConfig) -> EvalNormalize:
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosine) -> torch.optim.Optimizer:
-    """The optimiser of the recipe, at the schedule's first rate."""
+    """The optimizer of the recipe, at the schedule's first rate."""
     chosen = config.optimizer
     return optim.build_optimizer(
         model,

@@ -1,4 +1,4 @@
-"""What is evaluated or analysed: a checkpoint, the configuration that builds its model, and the images it looks at."""
+"""What is evaluated or analyzed: a checkpoint, the configuration that builds its model, and the images it looks at."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class EvalTarget:
         path: the checkpoint's file; None for an untrained model.
         content: what the file holds.
         model_config: the configuration that builds the model: the run's own, or for a foreign file the command line's.
-        data: where the images lie; their size and normalisation are those the model was trained with.
+        data: where the images lie; their size and normalization are those the model was trained with.
         img_size: side of the images in pixels.
         recipe: brings the evaluation's crop.
         class_names: what the model's answers mean, in their order; None where the file does not hold them.
@@ -165,7 +165,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _seen_as_in_training(trained_on: DataConfig, elsewhere: DataConfig | None) -> DataConfig:
-    """The data of the command line with the normalisation and resizing that the model was trained with."""
+    """The data of the command line with the normalization and resizing that the model was trained with."""
     if elsewhere is None:
         return _only_read(trained_on)
     return replace(elsewhere, mean=trained_on.mean, std=trained_on.std, resize=trained_on.resize)

@@ -82,8 +82,8 @@ def test_pixels_are_normal_noise_inside_and_untouched_outside() -> None:
     values = torch.cat(noise, dim=1).numpy()
     assert stats.kstest(values.ravel(), "norm").pvalue > 1e-3
     assert np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.02
-    neighbours = np.concatenate([n[0, :-1].numpy() for n in noise]), np.concatenate([n[0, 1:].numpy() for n in noise])
-    assert abs(np.corrcoef(*neighbours)[0, 1]) < 0.02
+    neighbors = np.concatenate([n[0, :-1].numpy() for n in noise]), np.concatenate([n[0, 1:].numpy() for n in noise])
+    assert abs(np.corrcoef(*neighbors)[0, 1]) < 0.02
     assert values.mean() == pytest.approx(0.0, abs=0.01)
     assert values.std() == pytest.approx(1.0, abs=0.01)
 

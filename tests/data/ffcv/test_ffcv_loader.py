@@ -109,7 +109,7 @@ def test_the_pixels_of_a_global_step_do_not_depend_on_the_ranks(beton: Beton, re
         assert steps(world, accumulate) == single
 
 
-def test_crops_are_those_of_pillow_within_a_grey_level(beton: Beton, photo_folder: Path) -> None:
+def test_crops_are_those_of_pillow_within_a_gray_level(beton: Beton, photo_folder: Path) -> None:
     files = sorted((photo_folder / "train").glob("*/*.jpg"))
     differences = []
     loader = train_loader(beton)
@@ -212,17 +212,17 @@ def test_a_record_that_will_not_decode_is_replaced_and_reported(damage: Any, cap
     loader = train_loader(val, batch_size=7, on_bad="skip", workers=2)
     (batch,) = loader.epoch(0)
     indices = loader._order.indices(0)
-    place, neighbour = int(np.flatnonzero(indices == 3)[0]), 4
+    place, neighbor = int(np.flatnonzero(indices == 3)[0]), 4
     assert loader._pool.bad.indices == [3]
     assert "image 3 replaced" in caplog.text
-    assert batch.targets[place] == val.targets[neighbour]
-    box = training_crops(
-        CROP, np.array([place]), val.heights[[neighbour]], val.widths[[neighbour]], seed=SEED, epoch=0
-    )[0]
+    assert batch.targets[place] == val.targets[neighbor]
+    box = training_crops(CROP, np.array([place]), val.heights[[neighbor]], val.widths[[neighbor]], seed=SEED, epoch=0)[
+        0
+    ]
     expected = np.empty((48, 48, 3), dtype=np.uint8)
     from vitaos.data.resize import bicubic, crop_and_resize  # noqa: PLC0415  # beside its only use
 
-    crop_and_resize(val.image(neighbour), box, expected, bicubic)
+    crop_and_resize(val.image(neighbor), box, expected, bicubic)
     assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), expected)
     others = [number for number in range(7) if number != place]
     whole = next(train_loader(damage(), batch_size=7).epoch(0))

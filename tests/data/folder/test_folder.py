@@ -53,7 +53,7 @@ def copied(source: Path, to: Path) -> Path:
 
 
 KINDS: dict[str, Callable[[Image.Image, Path], None]] = {
-    "grey.jpg": lambda image, path: image.convert("L").save(path),
+    "gray.jpg": lambda image, path: image.convert("L").save(path),
     "cmyk.jpg": lambda image, path: image.convert("CMYK").save(path),
     "palette.png": lambda image, path: image.quantize(64).save(path),
     "alpha.png": lambda image, path: image.convert("RGBA").save(path),
@@ -72,7 +72,7 @@ def test_every_kind_of_image_becomes_rgb(kind: str, tmp_path: Path, photographs:
     KINDS[kind](image, tmp_path / kind)
     found = read_image(tmp_path / kind)
     assert (found.mode, found.size) == ("RGB", (90, 80))
-    reference = image.convert("L").convert("RGB") if kind in ("grey.jpg", "sixteen.png") else image
+    reference = image.convert("L").convert("RGB") if kind in ("gray.jpg", "sixteen.png") else image
     if kind == "bit.png":
         return
     assert np.abs(np.asarray(found).astype(int) - np.asarray(reference).astype(int)).mean() < 12

@@ -31,10 +31,10 @@ def cases(family: str) -> dict[str, tuple[str, ...]]:
     found["channels last"] = ("channels_last=true",)
     found["checkpointed gradients"] = ("checkpoint_gradients=true", *BOTH)
     found["skipping"] = ("nonfinite=skip", "precision=fp16")
-    found["regularised"] = ("recipe.pos_drop=0.1", "recipe.proj_drop=0.1", *BOTH)
+    found["regularized"] = ("recipe.pos_drop=0.1", "recipe.proj_drop=0.1", *BOTH)
     found["timm's augmentation"] = ("augment=timm", "data.loader=folder")
     if family == "swin":
-        found["regularised"] = ("recipe.proj_drop=0.1", *BOTH)
+        found["regularized"] = ("recipe.proj_drop=0.1", *BOTH)
     found["deterministic"] = ("deterministic=true", *BOTH)  # the last: it holds for all that follows in the process
     return found
 
@@ -56,7 +56,7 @@ def faults_of_steps(run: Run) -> list[str]:
             trainer.progress.step += 1
             trainer.meter.send()
         faults += [f"warning: {warning.message}" for warning in warned]
-        if step:  # the first step brings constants to the device and makes the optimiser's state
+        if step:  # the first step brings constants to the device and makes the optimizer's state
             faults += [f"{times} x {event}" for event, times in record.lines().items()]
             if not record.kernels:
                 faults.append("nothing ran on the device")
