@@ -20,6 +20,8 @@ from miniature import (
     tiny_vit,
 )
 
+from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.start import choose_run_folder
 from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
 from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
@@ -161,7 +163,28 @@ def evaluations(world: World) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations)
+def unlike_copies(world: World) -> dict[str, Any]:
+    """Data that differs on the last rank: what each rank is told, before a run and by an evaluation."""
+    split = {"kind": "folder", "class_names": ["a", "b"], "class_counts": [12, 12], "sha256": "0"}
+    is_last = world.rank == world.size - 1
+    found: dict[str, Any] = {}
+    for key, value in (("class_counts", [12, 10]), ("class_names", ["a", "c"]), ("sha256", "1")):
+        changed = split | ({key: value} if is_last else {})
+        try:
+            choose_run_folder(TRAIN_SCHEMA(name="a"), world, {"train": split, "val": changed})
+        except ValueError as error:
+            found[key] = str(error)
+    try:
+        # The last rank's share of 24 images has 8; of 22 it has 7.
+        loader = EvaluationImages(world, images=22 if is_last else 24)
+        number_format = build_precision("fp32", world.device)
+        evaluate(tiny_vit(), loader, normalize, world=world, precision=number_format, num_classes=CLASSES)
+    except ValueError as error:
+        found["evaluated"] = str(error)
+    return found
+
+
+SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations, unlike_copies)
 
 
 def main(folder: str) -> None:

@@ -28,7 +28,7 @@ class Listed:
         self.num_images = len(labels)
 
     def __iter__(self) -> Iterator[Batch]:
-        for positions in torch.arange(self.num_images).split(self.batch_size):
+        for positions in torch.arange(len(self.labels)).split(self.batch_size):
             yield Batch(self.logits[positions], self.labels[positions], positions)
 
 
@@ -119,3 +119,10 @@ def test_wrong_numbers_of_classes_are_refused() -> None:
 def test_a_request_to_leave_interrupts() -> None:
     with pytest.raises(EvaluationInterrupted):
         evaluate_images(Answers(), Listed(torch.eye(3), [0, 1, 2]), classes=3, interrupted=lambda: True)
+
+
+def test_an_image_that_was_not_evaluated_is_missed() -> None:
+    loader = Listed(torch.eye(4)[[0, 2, 1, 3, 3]], [0, 2, 3, 3, 3])
+    loader.num_images = 6
+    with pytest.raises(ValueError, match="5 images were evaluated, the dataset has 6"):
+        evaluate_images(Answers(), loader, classes=4)

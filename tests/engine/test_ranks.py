@@ -99,3 +99,13 @@ def test_every_image_counts_once_whoever_sees_it(seen: Seen) -> None:
             *counts, loss = rank["evaluations"][images]
             assert counts == alone[images][:-1]
             assert loss == pytest.approx(alone[images][-1], rel=1e-6)
+
+
+def test_data_that_differs_between_ranks_is_refused_on_all_of_them(seen: Seen) -> None:
+    for rank in seen:
+        found = rank["unlike_copies"]
+        assert "rank 2 has other data than rank 0" in found["class_counts"]
+        assert "24 images on rank 0, 22 on rank 2" in found["class_counts"]
+        assert "only on rank 0: ['b']; only on rank 2: ['c']" in found["class_names"]
+        assert "other names or order of the files" in found["sha256"]
+        assert "23 images were evaluated" in found["evaluated"]

@@ -71,6 +71,17 @@ def test_how_a_global_batch_is_cut_does_not_matter(write: Write, tmp_path: Path)
         study(tmp_path)
 
 
+def test_data_of_one_name_in_two_places_is_told_apart(write: Write, tmp_path: Path) -> None:
+    write("of an older version", 80.0, seed=3)
+    for seed, classes in enumerate(("6a6ae2", "6a6ae2", "65d19e")):
+        folder = write(f"s{seed}", 80.0, seed=seed)
+        (folder / "environment.json").write_text(json.dumps({"sessions": [{"data": classes}]}))
+        if seed == 1:
+            assert len(study(tmp_path).cells[0].runs) == 3
+    with pytest.raises(ValueError, match=r"classes of the data: 6a6ae2 .* against 65d19e"):
+        study(tmp_path)
+
+
 def test_unfinished_runs_and_other_folders_are_left_out(write: Write, tmp_path: Path) -> None:
     write("a", 80.0)
     write("b", 70.0, seed=1, done=1)

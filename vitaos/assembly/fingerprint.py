@@ -19,6 +19,7 @@ from vitaos.config import (
     marked_keys,
     without_keys,
 )
+from vitaos.data.fingerprint import classes_digest
 from vitaos.files import file_name
 
 
@@ -57,8 +58,13 @@ def check_same_run(stored: Mapping[str, Any], config: TrainConfig, source: str |
         )
 
 
-def run_name(config: Any, world_size: int) -> str:
-    """The name given, or one that the same command always gives and another configuration never does.
+def run_name(config: Any, world_size: int, data: Mapping[str, Any] | None = None) -> str:
+    """The name given, or one that the same command on the same data always gives and another one never does.
+
+    Args:
+        config: of this start.
+        world_size: processes.
+        data: fingerprints of the data; without them the name is the one that versions before them gave.
 
     Raises:
         ConfigError: a name that leads out of the folder of runs.
@@ -79,9 +85,8 @@ def run_name(config: Any, world_size: int) -> str:
     if config.init_weights != "raw":
         identifying["init_weights"] = config.init_weights
     digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:6]
-    return file_name(
-        "-".join([config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest])
-    )
+    parts = [config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest]
+    return file_name("-".join(parts)) + ("" if data is None else f"-{classes_digest(data)}")
 
 
 def shape_labels(config: Any) -> list[str]:

@@ -1,10 +1,9 @@
 """The story of a run: configuration -> data -> model -> engine -> outputs."""
 
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import NamedTuple
 
-from vitaos.assembly import builders, fingerprint, session
+from vitaos.assembly import builders, session, start
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.training import build_trainer
 from vitaos.config import TrainConfig
@@ -41,12 +40,11 @@ def train(config: TrainConfig) -> Run:
         if config.deterministic:
             stack.enter_context(determinism())
         world = initialize(config.device)
-        folder = RunDir(Path(config.out) / fingerprint.run_name(config, world.size))
         watchdog = stack.enter_context(Watchdog(world.rank, world.size, world.broadcast_object))
         preemption = stack.enter_context(Preemption())
-        stack.callback(folder.close)
         loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
-        found = session.open_run_folder(config, folder, world, loaders)
+        folder = stack.enter_context(start.choose_run_folder(config, world, loaders.fingerprint))
+        found = start.open_run_folder(config, folder, world, loaders)
         model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         loaded = load_initial_weights(config, model) if found is None else None
         outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
@@ -68,5 +66,5 @@ def train(config: TrainConfig) -> Run:
             identity=session.checkpoint_metadata(config, loaders, world),
         )
         if found is not None:
-            session.load_state(trainer, found)
+            start.load_state(trainer, found)
         return Run(session.fit(trainer, world, outputs), folder)

@@ -1,23 +1,19 @@
-"""One start of a run: its folder and starting point, what it records and logs, and how it ends."""
+"""One start of a run: what it records and logs, and how it ends."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from vitaos.assembly import builders, fingerprint
-from vitaos.assembly.initial_weights import load_initial_weights
-from vitaos.assembly.stored_config import restore
-from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint, find_resume, load_checkpoint, resume_source
+from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
-from vitaos.data.fingerprint import differences
+from vitaos.data.fingerprint import classes_digest
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
@@ -33,123 +29,6 @@ EXIT_UNSAVED: Final = os.EX_IOERR
 """Exit status (74) of a run, however it ended, whose last state or lines of metrics are not on disk."""
 
 _LAST_SAVES_S: Final = 8.0  # how long a rank that must end waits for its checkpoint to reach the disk
-
-Result = TypeVar("Result")
-
-
-def on_main(world: World, action: Callable[[], Result]) -> Result:
-    """Do something on the main rank alone and give its result, or its complaint to the user, to every rank."""
-    result: Any = None
-    complaint: str | None = None
-    if world.is_main:
-        try:
-            result = action()
-        except ValueError as error:
-            complaint = str(error)
-    result, complaint = world.broadcast_object((result, complaint))
-    if complaint is not None:
-        raise ValueError(complaint)
-    return result
-
-
-def open_run_folder(config: TrainConfig, folder: RunDir, world: World, loaders: Loaders) -> ResumePoint | None:
-    """Take the run folder and find the checkpoint to go on from, if there is one.
-
-    Raises:
-        ValueError: on every rank: the ranks see different data, the weights to start from cannot be used, or the folder
-            is in use, must not be continued, or belongs to another run or other data.
-    """
-    data = loaders.fingerprint
-    _check_ranks_share_data(world, data)
-
-    def find() -> ResumePoint | None:
-        if not folder.has_checkpoint:
-            _check_sources(config, loaders.num_classes)
-        folder.open(config.resume)
-        found = find_resume(config.resume, folder.checkpoints)
-        if found is None:
-            return None
-        fingerprint.check_same_run(found.config, config, found.path)
-        _check_same_data(found, data)
-        notes = _notes_on_resuming(config, folder, found)
-        return found._replace(notes=(*found.notes, *notes))
-
-    return on_main(world, find)
-
-
-def _check_sources(config: TrainConfig, num_classes: int) -> None:
-    """Refuse what a run cannot start from before its folder is made."""
-    if config.resume not in ("auto", "never"):
-        resume_source(config.resume)
-    elif config.init:
-        load_initial_weights(config, builders.build_model(config, num_classes, recipe=config.recipe))
-
-
-def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint) -> list[str]:
-    """What of this start's configuration does not act, or acts otherwise than at the run's first start.
-
-    Raises:
-        ValueError: ``resume`` names an older checkpoint of this same run, to which it would not go back.
-    """
-    notes = []
-    before = restore(found.config, found.path)
-    if before.epochs != config.epochs:
-        notes.append(
-            f"epochs: {before.epochs} there, {config.epochs} here: the schedule is another, and the learning rate "
-            f"goes on from step {found.step} of the new one"
-        )
-    if config.init:
-        notes.append(f"init={config.init} is not read: the run goes on from {found.path}")
-    source = Path(config.resume)
-    if config.resume == "auto" or _is_within(found.path, source):
-        return notes
-    if folder.path.resolve() in source.resolve().parents:
-        raise ValueError(
-            f"resume={source} is a checkpoint of this run itself, which goes on from its newest, {found.path} (step "
-            f"{found.step}); to go back to the older one, give the run another name= as well"
-        )
-    absent = "" if source.exists() else " (nothing is there)"
-    return [*notes, f"resume={source}{absent} is not read: the run has checkpoints of its own"]
-
-
-def _is_within(path: Path, source: Path) -> bool:
-    """Whether `path` is the file `source`, under any of its names, or lies in that folder."""
-    if not source.exists():
-        return False
-    return path.samefile(source) or source.resolve() in path.resolve().parents
-
-
-def load_state(trainer: Trainer, found: ResumePoint) -> None:
-    """Take over the state of the checkpoint that a run goes on from.
-
-    Raises:
-        ValueError: naming the file: what it holds is not the state of this run.
-    """
-    try:
-        trainer.load_state_dict(load_checkpoint(found.path))
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        missing = "missing key " if isinstance(error, KeyError) else ""
-        raise ValueError(f"{found.path} cannot be continued: {kind}{missing}{error}") from error
-
-
-def _check_ranks_share_data(world: World, data: dict[str, Any]) -> None:
-    """Refuse copies of the data that differ between machines."""
-    first, *others = world.gather_objects(data)
-    for rank, other in enumerate(others, start=1):
-        found = differences(first, other, names=("on rank 0", f"on rank {rank}"))
-        if found:
-            raise ValueError(f"rank {rank} has other data than rank 0 ({'; '.join(found)}): copy the data again")
-
-
-def _check_same_data(found: ResumePoint, data: dict[str, Any]) -> None:
-    """Refuse to continue a run with other data; checkpoints of older versions do not record which data they saw."""
-    differing = differences(found.data, data, names=("there", "here")) if found.data is not None else []
-    if differing:
-        raise ValueError(
-            f"{found.path} was trained on other data ({'; '.join(differing)}). Give this run another name=, or the "
-            "data it began with; to start from its weights alone use init=FILE with another name="
-        )
 
 
 class Outputs:
@@ -168,7 +47,7 @@ class Outputs:
         folder.write_config(OmegaConf.to_yaml(OmegaConf.create(stored)))
         resumed_from = str(found.path) if found else None
         session = describe_session(seed=config.seed, world_size=world.size, resumed_from=resumed_from)
-        append_session(folder.environment, session)
+        append_session(folder.environment, session | {"data": classes_digest(loaders.fingerprint)})
         self.checkpoints = self._stack.enter_context(closing(Checkpoints(folder.checkpoints, keep=config.keep)))
         steps_per_epoch = loaders.train.steps_per_epoch
         sinks = RunSinks(

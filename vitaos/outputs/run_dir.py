@@ -6,6 +6,7 @@ makes the folder.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: FolderLock | None = None
+        self._is_new = False
 
     @property
     def checkpoints(self) -> Path:
@@ -62,6 +64,7 @@ class RunDir:
             ValueError: the folder is in use by another job (named), holds a checkpoint and must not be continued, or
                 cannot be made.
         """
+        self._is_new = not self.path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,10 +97,16 @@ class RunDir:
         return [path for path in (self.config, self.environment) if not path.is_file()]
 
     def close(self) -> None:
-        """Let the next job have the folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let the next job have the folder; one that was made for a run refused before it wrote anything goes."""
+        if self._lock is None:
+            return
+        self._lock.release()
+        self._lock = None
+        if self._is_new:
+            with suppress(OSError):  # something lies in it
+                self.checkpoints.rmdir()
+                (self.path / ".lock.guard").unlink(missing_ok=True)
+                self.path.rmdir()
 
     def __enter__(self) -> "RunDir":
         return self

@@ -37,6 +37,7 @@ _LOCAL: Final = (
     *("model.name", "depth", "model.keywords.depth"),  # the cell has them: deit_s12 with depth=24 is deit_s24
     "model.keywords.reg_tokens",  # the technique's name has them
 )
+_CLASSES: Final = "classes of the data"  # their names and counts: two places may hold two datasets of one name
 _MONITORED: Final = ("token_similarity", "hf_dc_ratio")  # measured by the monitor, on monitor.images images
 
 
@@ -229,7 +230,8 @@ def _differing(runs: Sequence[Run], ignored: set[str], extra_keys: Collection[st
     for key in sorted({key for fingerprint in fingerprints for key in fingerprint}):
         values: dict[str, Path] = {}
         for run, fingerprint in zip(runs, fingerprints, strict=True):
-            values.setdefault(str(fingerprint.get(key)), run.path)
+            if key in fingerprint or key != _CLASSES:  # older versions did not record the classes
+                values.setdefault(str(fingerprint.get(key)), run.path)
         if len(values) > 1:
             places = " against ".join(f"{value} ({path.name})" for value, path in values.items())
             descriptions.append(f"{key}: {places}")
@@ -247,6 +249,8 @@ def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
         fingerprint["global batch"] = run.global_batch
     if run.metrics:  # data of one name in two places may be two datasets: their sizes differ
         fingerprint["steps an epoch"] = run.metrics[-1].get("step", 0) / max(1, run.epochs_done)
+    if "data" in run.session:
+        fingerprint[_CLASSES] = run.session["data"]
     return fingerprint
 
 
