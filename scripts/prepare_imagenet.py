@@ -9,9 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets import imagenet
-
 from vitaos import cli
+from vitaos.config import key
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -21,7 +20,14 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 class PrepareConfig:
     """Where the archives lie and the class folders come."""
 
-    root: str | None = None
+    root: str | None = key(None, "folder that holds the archives", is_path=True)
+
+
+COMMAND = cli.Command("prepare_imagenet", PrepareConfig, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from torchvision.datasets import imagenet
 
 
 def main(config: PrepareConfig) -> None:
@@ -59,4 +65,4 @@ def unpack(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="prepare_imagenet", schema=PrepareConfig, about=__doc__)
+    COMMAND.run(main)

@@ -11,23 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitaos import cli, techniques
-from vitaos.assembly.model_cost import ModelCosts
-from vitaos.models import BACKBONES
-from vitaos.study.cells import TOLERANCE, build_study
-from vitaos.study.report import write_report
-from vitaos.study.runs import read_runs
+from vitaos import cli
+from vitaos.config import key
 
 
 @dataclass
 class ReportConfig:
-    """``runs``: a pattern of run folders, or a list of them; ``metric``: ``auto`` (top-1) or a key of metrics.jsonl;
-    ``tolerance``: how much more than plain a technique may cost and still be compared (0.2: a fifth)."""
+    """Everything about a report."""
 
-    runs: Any = "runs/depth_scaling/*"
-    metric: str = "auto"
-    tolerance: float = TOLERANCE
-    out: str | None = None
+    runs: Any = key("runs/depth_scaling/*", "a pattern of run folders, or a list of them: [A,B]", is_path=True)
+    metric: str = key("auto", "auto (top-1), or a key of metrics.jsonl")
+    tolerance: float = key(
+        0.2, "how much more than plain a technique may cost and still be compared; 0.2: a fifth", low=0, high=1e4
+    )
+    out: str | None = key(None, "folder of the report; null: beside the runs", is_path=True)
+
+
+COMMAND = cli.Command("report", ReportConfig, __doc__)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before torch is imported below
+
+from vitaos import techniques
+from vitaos.assembly.model_cost import ModelCosts
+from vitaos.models import BACKBONES
+from vitaos.study.cells import build_study
+from vitaos.study.report import write_report
+from vitaos.study.runs import read_runs
 
 
 def main(config: ReportConfig) -> None:
@@ -74,4 +83,4 @@ def _matching(pattern: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="report", schema=ReportConfig, about=__doc__)
+    COMMAND.run(main)

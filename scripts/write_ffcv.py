@@ -11,24 +11,14 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from vitaos import cli
-from vitaos.data import default_workers
-from vitaos.data.ffcv.options import WriteOptions
-from vitaos.data.ffcv.verify import verify_beton
-from vitaos.data.ffcv.writer import write_beton
+from vitaos.config import key
 
 ABOUT: Final = """Images in class folders into one FFCV file and its manifest (FILE.json: classes, options, checksums).
 
   python scripts/write_ffcv.py source=/data/imagenet/train out=/fast/train.beton
   python scripts/write_ffcv.py source=DIR out=FILE.beton mode=proportion max_resolution=500   # FFCV's published setting
   python scripts/write_ffcv.py verify=FILE.beton                                              # check every byte
-
-mode: jpg | raw | proportion (fraction of JPEGs); max_resolution: bound of the longer side, 0 for none;
-on_bad: fail (list unreadable files, write nothing) | skip (list them, leave them out);
-workers: processes (null: all cores).
 """
 LINE_SECONDS: Final = 5.0
 
@@ -37,15 +27,36 @@ LINE_SECONDS: Final = 5.0
 class WriteConfig:
     """Keys of the command; the options are those of :class:`vitaos.data.ffcv.options.WriteOptions`."""
 
-    source: str | None = None
-    out: str | None = None
-    mode: str = "jpg"
-    max_resolution: int = 500
-    quality: int = 90
-    fraction: float = 0.5
-    workers: int | None = None
-    on_bad: str = "fail"
-    verify: str | None = None
+    source: str | None = key(None, "folder of class folders of images", is_path=True)
+    out: str | None = key(None, "the file to write, FILE.beton", is_path=True)
+    mode: str = key(
+        "jpg",
+        "images as JPEG, as raw pixels, or `fraction` of them as JPEG and the others raw",
+        choices=("jpg", "raw", "proportion"),
+    )
+    max_resolution: int = key(500, "bound of the longer side in pixels; 0: none", low=0, high=2**16)
+    quality: int = key(90, "of the JPEGs", low=1, high=100)
+    fraction: float = key(0.5, "share of JPEGs for mode=proportion", low=0, high=1)
+    workers: int | None = key(None, "processes; 0: the command's own; null: all cores", low=0, high=1024)
+    on_bad: str = key(
+        "fail",
+        "unreadable files are listed; fail: then nothing is written, skip: they are left out",
+        choices=("fail", "skip"),
+    )
+    verify: str | None = key(None, "a written file, of which every byte is checked", is_path=True)
+
+
+COMMAND = cli.Command("write_ffcv", WriteConfig, ABOUT)
+if __name__ == "__main__":
+    COMMAND.check()  # --help and mistakes are answered before what follows is imported
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vitaos.data import default_workers
+from vitaos.data.ffcv.options import WriteOptions
+from vitaos.data.ffcv.verify import verify_beton
+from vitaos.data.ffcv.writer import write_beton
 
 
 class Display:
@@ -102,9 +113,7 @@ def main(config: WriteConfig) -> int:
         return 0
     if config.source is None or config.out is None:
         raise ValueError("give source=DIR and out=FILE.beton, or verify=FILE.beton (--help shows every key)")
-    if config.on_bad not in ("fail", "skip"):
-        raise ValueError(f"on_bad must be fail or skip, got {config.on_bad!r}")
-    options = WriteOptions(config.mode, config.max_resolution, config.quality, config.fraction)  # type: ignore[arg-type]  # checked there
+    options = WriteOptions(config.mode, config.max_resolution, config.quality, config.fraction)  # type: ignore[arg-type]  # its choices are checked
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that unfinished files are removed
     with shown("writing") as display:
         report = write_beton(
@@ -112,7 +121,7 @@ def main(config: WriteConfig) -> int:
             config.out,
             options,
             workers=workers,
-            on_bad=config.on_bad,  # type: ignore[arg-type]  # checked above
+            on_bad=config.on_bad,  # type: ignore[arg-type]  # its choices are checked
             on_progress=display.show,
         )
     if report.already_there:
@@ -124,4 +133,4 @@ def main(config: WriteConfig) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_name="write_ffcv", schema=WriteConfig, about=ABOUT)
+    COMMAND.run(main)

@@ -4,8 +4,7 @@ Every model is timm's own class. ``timm_registry.py`` makes the short names know
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import timm
@@ -14,9 +13,9 @@ from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
 from vitaos import techniques
+from vitaos.backbones import BACKBONES, Backbone
 from vitaos.suggest import did_you_mean
 
-_DEIT_DEPTHS: Final = (12, 24)
 _SWIN_DEEPENED_STAGE: Final = 2  # Swin grows in its third stage, as from Swin-T to Swin-S
 _REGULARIZATION: Final = {  # the recipe's names -> timm's
     "drop_path": "drop_path_rate",
@@ -28,38 +27,6 @@ _OPENS_FILES: Final = frozenset(
     {"checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "pruned"}
 )
 _UNKNOWN_KEYWORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A short name's timm entry and the keywords that make it what the name stands for."""
-
-    family: str
-    entry: str
-    keywords: Mapping[str, Any]
-
-
-def _backbones() -> dict[str, Backbone]:
-    backbones = {}
-    for letter, size in (("ti", "tiny"), ("s", "small"), ("b", "base")):
-        for depth in _DEIT_DEPTHS:
-            backbones[f"deit_{letter}{depth}"] = Backbone("deit", f"deit_{size}_patch16_224", {"depth": depth})
-    for name, entry in (
-        ("xxs24", "xxs24_224"),
-        ("xs24", "xs24_384"),
-        ("s24", "s24_224"),
-        ("s36", "s36_384"),
-    ):
-        backbones[f"cait_{name}"] = Backbone("cait", f"cait_{entry}", {})
-    for letter, size, third in (("t", "tiny", 6), ("s", "small", 18), ("b", "base", 18)):
-        # timm's own default drop path for Swin is 0.1; how much to regularize is the recipe's choice, for all
-        # three alike.
-        keywords = {"depths": (2, 2, third, 2), "drop_path_rate": 0.0}
-        backbones[f"swin_{letter}"] = Backbone("swin", f"swin_{size}_patch4_window7_224", keywords)
-    return backbones
-
-
-BACKBONES: Final[dict[str, Backbone]] = _backbones()
 
 
 def names() -> list[str]:

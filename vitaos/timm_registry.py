@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.models import register_model
-from torch import nn
 
-from vitaos import models, techniques
+from vitaos.backbones import BACKBONES
+from vitaos.technique_names import TECHNIQUE_NAMES
 
 
-def _entry(name: str) -> Callable[..., nn.Module]:
+def _entry(name: str) -> Callable[..., Any]:
     """An entry point; timm adds keywords of its own about pretrained weights, of which there are none."""
 
     def entry(
@@ -22,7 +22,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         pretrained_cfg_overlay: Any = None,
         cache_dir: Any = None,
         **keywords: Any,
-    ) -> nn.Module:
+    ) -> Any:
+        from vitaos import models  # noqa: PLC0415 - it imports timm, whose import has brought us here
+
         return models.create_model(name, pretrained=pretrained, **keywords)
 
     entry.__name__ = entry.__qualname__ = name
@@ -30,6 +32,6 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     return entry
 
 
-for _name in models.names():
-    for _full in (_name, *(f"{_name}_{_technique}" for _technique in techniques.names())):
+for _name in BACKBONES:
+    for _full in (_name, *(f"{_name}_{_technique}" for _technique in TECHNIQUE_NAMES)):
         globals()[_full] = register_model(_entry(_full))

@@ -68,8 +68,8 @@ def test_write_again_verify_damage(
     ("overrides", "message"),
     [
         (("source=nowhere", "out=x.beton"), "data folder nowhere does not exist"),
-        (("source=.", "out=x.beton", "on_bad=ignore"), "on_bad must be fail or skip"),
-        (("source=.", "out=x.beton", "mode=webp"), "mode must be one of jpg, raw, proportion"),
+        (("source=.", "out=x.beton", "on_bad=ignore"), "on_bad=ignore: not a valid choice; valid: fail, skip"),
+        (("source=.", "out=x.beton", "mode=webp"), "mode=webp: not a valid choice; valid: jpg, raw, proportion"),
         (("out=x.beton",), "give source=DIR and out=FILE.beton"),
         (("verify=gone.beton",), "gone.beton does not exist"),
         (("sauce=.", "out=x.beton"), "sauce: unknown key; did you mean source?"),

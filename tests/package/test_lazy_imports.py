@@ -1,0 +1,44 @@
+"""What has to be answered in a moment imports neither torch nor timm; timm knows vitaos' names all the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    *("train.py", "eval.py", "scripts/analyze.py", "scripts/export.py", "scripts/report.py"),
+    *("scripts/write_ffcv.py", "scripts/prepare_imagenet.py"),
+]
+ANSWER = """
+import runpy, sys
+sys.argv = [{path!r}, {word!r}]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+except SystemExit as ending:
+    assert ending.code == {status}, ending.code
+assert not {{"torch", "timm", "ffcv", "matplotlib"}} & set(sys.modules)
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_mistakes_are_answered_without_torch(command: str) -> None:
+    path = str(ROOT / command)
+    words = {"--help": 0} if command != "train.py" else {"--help": 0, "atnscale=true": 2}
+    for word, status in words.items():
+        answered = python(ANSWER.format(path=path, word=word, status=status))
+        assert answered.returncode == 0, answered.stderr
+        assert (answered.stdout if status == 0 else answered.stderr).strip()
+
+
+def test_timm_knows_the_names_whichever_is_imported_first() -> None:
+    lazily = (
+        "import vitaos, sys; assert 'timm' not in sys.modules; import timm; assert timm.is_model('swin_s_featscale')"
+    )
+    done = python(f"{lazily}; assert vitaos.techniques.names() and callable(vitaos.create_model)")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,41 @@
+"""Make vitaos' names known to timm without importing timm, which takes seconds: at its import, before or after ours."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+_REGISTRY = "vitaos.timm_registry"
+
+
+def register_names() -> None:
+    """Register the names with timm now where it is imported already, else as the last act of its import."""
+    if "timm" in sys.modules:
+        importlib.import_module(_REGISTRY)
+    elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TimmFinder())
+
+
+class _TimmFinder(MetaPathFinder):
+    """Finds timm as the finders after it do, and has the names registered when it is loaded; once."""
+
+    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        loader: Any = None if spec is None else spec.loader
+        if loader is None:
+            return spec
+        load = loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            importlib.import_module(_REGISTRY)
+
+        loader.exec_module = load_and_register
+        return spec
