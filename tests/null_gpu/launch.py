@@ -1,11 +1,14 @@
 """Runs programs on the null GPU, each as a process of its own: ``python -m tests.null_gpu.launch PROGRAM.py WORDS``."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pytest
 
 from tests.null_gpu.build import UnavailableError, library
 
@@ -43,6 +46,21 @@ def run(
         timeout=timeout_s,
         check=False,
     )
+
+
+def run_or_skip(*words: str, more: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """:func:`run` for a test, which is skipped where there is no null GPU."""
+    try:
+        return run(*words, more=more)
+    except UnavailableError as error:
+        pytest.skip(f"there is no null GPU here: {error}")
+
+
+def lines_of(program: str, *words: str) -> list[dict[str, Any]]:
+    """The JSON lines that a program of this folder prints; it has to end well."""
+    done = run_or_skip("-m", program, *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ class Trainer:
             first_bad_step=self.guard.first_bad_step,
             loss_scale=None if self.loss_scale is None else self.loss_scale.scale,
         )
-        self._ddp_is_warm = world.size == 1
+        self._ddp_is_warm = self.network is model
         self._leave_flag: PendingFlag | None = None
         self._skipped_before = 0
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,6 +33,9 @@ def prepare_network(
 ) -> nn.Module:
     """Change `model` in place (its state dict keeps its names) and return what the loop calls: it, or DDP around it.
 
+    A single process has no use for DDP, and gets it only where it has opened a process group nevertheless: so NCCL can
+    be tried on one GPU.
+
     Raises:
         ValueError: the model cannot recompute its activations, or not without counting twice in running statistics.
     """
@@ -50,7 +54,7 @@ def prepare_network(
         model.to(memory_format=torch.channels_last)
     if compile:
         model.compile()
-    if world.size == 1:
+    if world.size == 1 and not dist.is_initialized():
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     # Buffers are constants, but for running statistics, which RunningStatistics keeps alike; sending them before each
