@@ -15,6 +15,7 @@ from torch import nn
 from vitaos import techniques
 from vitaos.backbones import BACKBONES, Backbone
 from vitaos.suggest import did_you_mean
+from vitaos.techniques.sites import backbone_in
 
 _SWIN_DEEPENED_STAGE: Final = 2  # Swin grows in its third stage, as from Swin-T to Swin-S
 _REGULARIZATION: Final = {  # the recipe's names -> timm's
@@ -106,9 +107,10 @@ def _create_short(name: str, depth: int | None, keywords: dict[str, Any]) -> nn.
         else:
             merged["depth"] = depth
     model = _build(backbone.entry, **{"img_size": 224, **merged})
-    if backbone.family == "deit" and model.cls_token is not None:
+    token = getattr(backbone_in(model), "cls_token", None)
+    if backbone.family == "deit" and token is not None:
         # timm starts the class token at (almost) zero, DeiT at a truncated normal of 0.02 like everything else.
-        trunc_normal_(model.cls_token, std=0.02)
+        trunc_normal_(token, std=0.02)
     return model
 
 

@@ -5,6 +5,7 @@ Adding one: write its file with a :class:`Technique`, add its line to ``TECHNIQU
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from torch import nn
@@ -18,7 +19,8 @@ from vitaos.techniques.gfsa import GFSA
 from vitaos.techniques.layerscale import LAYERSCALE
 from vitaos.techniques.neutreno import NEUTRENO
 from vitaos.techniques.re_attention import RE_ATTENTION
-from vitaos.techniques.sites import find_sites, kind_of, open_slots
+from vitaos.techniques.scripting import HOOK, scriptable
+from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
 from vitaos.techniques.technique import Technique
 
 TECHNIQUES: Final[dict[str, Technique]] = {
@@ -44,7 +46,7 @@ def names() -> list[str]:
 
 def attached(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Techniques attached to a model: name -> options in effect."""
-    return dict(getattr(model, _RECORD, {}))
+    return dict(getattr(backbone_in(model), _RECORD, {}))
 
 
 def skip_gain_of(model: nn.Module) -> float:
@@ -77,7 +79,8 @@ def attach(model: Model, *, skip_gain: float = 1.0, **flags: Flag) -> Model:
     """Attach techniques to a timm ViT, CaiT or Swin, in place.
 
     Args:
-        model: a timm ``VisionTransformer``, ``Cait`` or ``SwinTransformer`` (see ``sites.KINDS``).
+        model: a timm ``VisionTransformer``, ``Cait`` or ``SwinTransformer`` (see ``sites.KINDS``), whole or as timm's
+            ``features_only=True`` gives it.
         skip_gain: r in [0, 1]: the residual around attention becomes r x + branch, the MLP's stays x + branch. 1 is the
             model as it is; below, tokens grow alike with depth, and at 0 attention's low-pass filter acts undamped. Not
             a technique: a dial for the strength of oversmoothing. CaiT's class-attention blocks keep their residual.
@@ -104,10 +107,11 @@ def attach(model: Model, *, skip_gain: float = 1.0, **flags: Flag) -> Model:
     for name, options in wanted.items():
         TECHNIQUES[name].fill(sites, **options)
     if wanted:
-        setattr(model, _RECORD, {**attached(model), **wanted})
+        setattr(backbone_in(model), _RECORD, {**attached(model), **wanted})
     if skip_gain != 1:
         for site in sites:
             site.block.skip_gain = float(skip_gain)
+    setattr(model, HOOK, partial(scriptable, model))
     return model
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from timm.models._features import FeatureDictNet, FeatureGetterNet
 from timm.models.cait import Cait, LayerScaleBlock, TalkingHeadAttn
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
@@ -98,14 +99,23 @@ def _refuse(what: str) -> ValueError:
     return ValueError(f"Techniques cannot be attached: {what}. Known kinds: {_known_kinds()}.")
 
 
+def backbone_in(model: nn.Module) -> Any:
+    """The backbone within timm's ``FeatureGetterNet`` (``features_only=True``); any other model is its own."""
+    return model.model if isinstance(model, FeatureGetterNet) else model
+
+
 def kind_of(model: nn.Module) -> Kind:
-    """The kind of a backbone.
+    """The kind of a backbone, or of what timm's ``features_only=True`` made of it.
 
     Raises:
         ValueError: not a timm VisionTransformer, Cait or SwinTransformer.
     """
+    model = backbone_in(model)
+    in_stages = isinstance(model, FeatureDictNet)  # how timm takes Swin apart
     for kind in KINDS:
-        if isinstance(model, kind.model):
+        if isinstance(model, kind.model) or (
+            in_stages and any(isinstance(part, kind.block) for part in model.modules())
+        ):
             return kind
     raise _refuse(f"the model is a {type(model).__module__}.{type(model).__name__}")
 
@@ -117,8 +127,10 @@ def find_sites(model: nn.Module) -> list[Site]:
         ValueError: the model, or a block or attention module in it, is of a class that has no slots; names the module's
             path.
     """
-    kind = kind_of(model)
-    if kind.name == "Swin":
+    kind, model = kind_of(model), backbone_in(model)
+    if isinstance(model, FeatureDictNet):
+        blocks = {path: module for path, module in model.named_modules() if isinstance(module, kind.block)}
+    elif kind.name == "Swin":
         stages: Any = model.layers
         blocks = {f"layers.{s}.blocks.{i}": b for s, stage in enumerate(stages) for i, b in enumerate(stage.blocks)}
     else:

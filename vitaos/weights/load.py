@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitaos import techniques
 from vitaos.checkpoint import safe_load
+from vitaos.techniques.sites import backbone_in
 from vitaos.weights.names import (
     StateDict,
     backbone_family,
@@ -60,7 +61,9 @@ def load_weights(
     where = f"{source}: " if isinstance(source, str | Path) else ""
     content = safe_load.load_file(source) if isinstance(source, str | Path) else source
     try:
-        return _load(unwrap_model(model), content, weights=weights, classifier=classifier, grid=grid, window=window)
+        return _load(
+            backbone_in(unwrap_model(model)), content, weights=weights, classifier=classifier, grid=grid, window=window
+        )
     except ValueError as error:
         raise ValueError(f"{where}{error}") from error
 
