@@ -1,7 +1,9 @@
 """Files of DINOv2, OpenCLIP, CLIP and MAE: timm's own filter brings them to timm's names, then ours to the model."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -85,3 +87,63 @@ def test_clip_of_openai() -> None:
     assert_same(model, source)
     larger = timm.create_model("vit_base_patch32_clip_224", **{**keywords, "img_size": (24, 12)})
     assert load_weights(larger, clip).resized["pos_embed"] == ((1, 17, 24), (1, 19, 24))
+
+
+def augreg(source: nn.Module, heads: int) -> dict[str, np.ndarray]:
+    """A model's weights in the layout of Google's files."""
+    arrays, width = {}, source.get_parameter("cls_token").shape[-1]
+    for key, tensor in source.state_dict().items():
+        value = tensor.numpy()
+        name = key.replace("pos_embed", "Transformer/posembed_input/pos_embedding").replace("cls_token", "cls")
+        if key.startswith("blocks."):
+            _, number, inner = key.split(".", 2)
+            place = f"Transformer/encoderblock_{number}/"
+            if inner.startswith("attn.qkv"):
+                for part, piece in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                    attention = f"{place}MultiHeadDotProductAttention_1/{part}/"
+                    if inner.endswith("weight"):
+                        arrays[f"{attention}kernel"] = piece.T.reshape(width, heads, -1)
+                    else:
+                        arrays[f"{attention}bias"] = piece.reshape(heads, -1)
+                continue
+            if inner == "attn.proj.weight":
+                value = value.T.reshape(heads, -1, width)
+            name = place + inner.replace("attn.proj", "MultiHeadDotProductAttention_1.out")
+            for ours, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2"), ("mlp.fc1", "MlpBlock_3.Dense_0"),
+                                 ("mlp.fc2", "MlpBlock_3.Dense_1")):  # fmt: skip
+                name = name.replace(ours, theirs)
+        name = name.replace("patch_embed.proj", "embedding")
+        name = "Transformer/encoder_norm." + name.removeprefix("norm.") if name.startswith("norm.") else name
+        if name.endswith("weight"):
+            value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
+            name = name.replace("weight", "scale" if "Norm_" in name or "_norm" in name else "kernel")
+        arrays[name.replace(".", "/")] = value
+    return arrays
+
+
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+def test_augreg_files_of_flax(prefix: str, tmp_path: Path) -> None:
+    """Also read by timm's own loader, so that the layout written here is the one that it knows."""
+    source, model = stirred(make()).eval(), make(attnscale=True).eval()
+    arrays = {f"{prefix}{name}": value for name, value in augreg(source, TOKENS["num_heads"]).items()}
+    np.savez(tmp_path / "S_16.npz", **arrays)
+    by_timm = make().eval()
+    by_timm.load_pretrained(str(tmp_path / "S_16.npz"))
+    assert_same(by_timm, source)
+    report = load_weights(model, tmp_path / "S_16.npz")
+    assert report.started_as_identity == ["attnscale"]
+    assert not report.missing_backbone
+    assert not report.unexpected
+    assert_same(model, source)
+    larger = make(img_size=24)
+    assert "pos_embed" in load_weights(larger, tmp_path / "S_16.npz").resized
+    with pytest.raises(ValueError, match="another architecture"):
+        load_weights(make(depth=TOKENS["depth"] + 1), tmp_path / "S_16.npz")
+    with pytest.raises(ValueError, match="5-class"):
+        load_weights(make(num_classes=3), tmp_path / "S_16.npz")
+
+
+def test_objects_in_an_npz_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", a=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match=r"objects\.npz .*holds something other than arrays"):
+        load_weights(make(), tmp_path / "objects.npz")

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file as load_safetensors
@@ -176,6 +177,16 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
 
 
+def _load_arrays(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of an ``.npz``; pickled objects within it are refused by numpy."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, TypeError, ValueError) as error:
+        reason = str(error)[:200]
+        raise ValueError(f"{path} is truncated or damaged, or holds something other than arrays: {reason}") from error
+
+
 def _check_tensors(path: Path, content: Any) -> None:
     """Refuse tensors without values of their own: shapes alone (meta), sparse, quantized or nested ones."""
     seen: set[int] = set()
@@ -195,10 +206,10 @@ def _check_tensors(path: Path, content: Any) -> None:
 
 
 def load_file(path: str | Path) -> Any:
-    """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, any name) into CPU tensors and plain containers.
+    """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, ``.npz``, any name): CPU tensors, plain containers.
 
     Args:
-        path: the file. Only the name's ending distinguishes safetensors from PyTorch's format.
+        path: the file. Only the name's ending distinguishes safetensors and numpy's archives from PyTorch's format.
 
     Raises:
         ValueError: the file is missing, unreadable, truncated, damaged, or contains code. The message names it; nothing
@@ -215,6 +226,8 @@ def load_file(path: str | Path) -> Any:
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
         check_integrity(path)
+        if path.suffix == ".npz":
+            return _load_arrays(path)
         content = _load_pickle(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error

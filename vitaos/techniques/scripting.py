@@ -53,7 +53,5 @@ def scriptable(model: nn.Module) -> nn.Module:
 
 def _example(block: Any) -> Tensor:
     weight: Tensor = block.attn.qkv.weight
-    if isinstance(block, SlottedSwinBlock):
-        height, width = block.input_resolution
-        return weight.new_zeros(1, height, width, weight.shape[1])
-    return weight.new_zeros(1, _EXAMPLE_TOKENS, weight.shape[1])
+    size = tuple(block.input_resolution) if hasattr(block, "input_resolution") else (_EXAMPLE_TOKENS,)
+    return weight.new_zeros(1, *size, weight.shape[1])

@@ -128,6 +128,7 @@ def find_sites(model: nn.Module) -> list[Site]:
             path.
     """
     kind, model = kind_of(model), backbone_in(model)
+    blocks: dict[str, Any]
     if isinstance(model, FeatureDictNet):
         blocks = {path: module for path, module in model.named_modules() if isinstance(module, kind.block)}
     elif kind.name == "Swin":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitaos import techniques
 from vitaos.checkpoint import safe_load
 from vitaos.techniques.sites import backbone_in
+from vitaos.weights.flax_names import from_flax
 from vitaos.weights.names import (
     StateDict,
     backbone_family,
@@ -42,7 +43,7 @@ def load_weights(
 
     Args:
         model: a model of ``create_model``, ``attach`` or timm; also wrapped by DDP or torch.compile.
-        source: a file (``.pt``, ``.pth``, ``.safetensors``), a state dict, or a dict that holds one.
+        source: a file (``.pt``, ``.pth``, ``.safetensors``, AugReg's ``.npz``), a state dict, or a dict that holds one.
         weights: ``model``, or ``ema`` for the running average where the file has one.
         classifier: ``strict``: a classifier of another number of classes is an error; ``reset``: the checkpoint's
             classifier is left out and the model's own kept; ``fit``: loaded where the numbers of classes agree, reset
@@ -71,7 +72,7 @@ def load_weights(
 def _load(
     model: nn.Module, content: Any, *, weights: str, classifier: str, grid: Grid | None, window: Grid | None
 ) -> LoadReport:
-    source = strip_prefixes(find_state_dict(content, weights))
+    source = from_flax(strip_prefixes(find_state_dict(content, weights)))
     mapped = to_timm_names(filter_state(model, source))
     state, target = mapped.state, model.state_dict()
     dropped = [name for name in source if is_rebuilt_buffer(name)]
