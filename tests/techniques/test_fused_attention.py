@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitaos
 from vitaos.techniques import TECHNIQUES
-from vitaos.techniques.attnscale import scale_map
+from vitaos.techniques.attnscale import map_bands
+from vitaos.techniques.bands import MapBands
 
 
 class _Operations(TorchDispatchMode):
@@ -108,5 +109,5 @@ def test_attention_dropout_leaves_the_direct_current_whole() -> None:
     attention = model.blocks[0].attn
     torch.nn.init.constant_(attention.attn_scale, 0.5)
     v = torch.randn(2, 3, 17, 8)
-    found = scale_map(attention, torch.zeros_like, v)
+    found = MapBands(map_bands)(attention, torch.zeros_like, v)
     torch.testing.assert_close(found, (-0.5 * v.mean(2, keepdim=True)).expand_as(v))

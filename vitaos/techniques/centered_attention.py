@@ -10,24 +10,21 @@ Not the identity at the start: a model trained without it must be trained on.
 
 from typing import Any, Final
 
-from torch import Tensor
-
-from vitaos.techniques.recombine import token_mean
+from vitaos.techniques.bands import Bands, MapBands
 from vitaos.techniques.sites import Site, fill
-from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 50  # after AttnScale, whose direct-current part it takes away
 
 
-def center_map(_: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
-    """Apply A - (1/N) 1 1^T to the values."""
-    return (attend(v_BHND) - token_mean(v_BHND)).to(v_BHND.dtype)
+def map_bands(_: Any) -> Bands:
+    """Nothing is left of the direct current."""
+    return Bands(direct=-1.0)
 
 
 def _fill(sites: list[Site]) -> None:
     for site in sites:
-        fill(site.attention, "operators", _PRIORITY, center_map)
+        fill(site.attention, "operators", _PRIORITY, MapBands(map_bands))
 
 
 CENTERED_ATTENTION: Final = Technique(

@@ -4,9 +4,10 @@ Source: Wang, Zheng, Chen, Wang, "Anti-Oversmoothing in Deep Vision Transformers
 2022, section 4.2. Parameters ``feat_scale_dc`` = s and ``feat_scale_hf`` = t, (C,) on each block, starting at 0: the
 identity.
 
-Computed as Y_hat = (1 + t) Y + (s - t) mean(Y), after the output projection and its dropout, before LayerScale, drop
-path and the residual sum. The mean is over all tokens (Swin: all tokens of the map, after the windows are merged and
-un-shifted).
+Equally Y_hat = (1 + t) Y + (s - t) mean(Y), after the output projection and its dropout, before LayerScale, drop path
+and the residual sum. The mean is over all tokens (Swin: all tokens of the map, after the windows are merged and
+un-shifted). Where no dropout acts on Y it is computed within the projection (``folding``), else directly; Swin, whose
+projection sees windows, computes it directly.
 
 The release's DeiT adds the two terms twice (Y + 2 s DC + 2 t HC), its CaiT and Swin once. Here every backbone adds them
 once, and ``release_pace`` lets a ViT's s and t be trained at the pace of the release's 2 s and 2 t: the network and the
@@ -15,10 +16,7 @@ meaning of its parameters are the same, the optimizer's rate for them is another
 
 from typing import Any, Final
 
-from torch import Tensor
-
-from vitaos.dtypes import at_least_float32
-from vitaos.techniques.recombine import recombine, token_mean
+from vitaos.techniques.bands import Bands, TokenBands
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
@@ -27,10 +25,9 @@ RELEASE_PACE: Final = 2.0
 """How often the release's DeiT adds the two terms: its effective s and t move that many times as fast under Adam."""
 
 
-def scale_features(block: Any, y_BNC: Tensor) -> Tensor:
-    """Re-weigh the two bands of the branch's output."""
-    s_C, t_C = at_least_float32(block.feat_scale_dc), at_least_float32(block.feat_scale_hf)
-    return recombine(y_BNC, token_mean(y_BNC), 1 + t_C, s_C - t_C)
+def token_bands(block: Any) -> Bands:
+    """Channel by channel the direct current gains s, the high frequencies t."""
+    return Bands(high=block.feat_scale_hf, direct=block.feat_scale_dc)
 
 
 def _check(sites: list[Site], release_pace: bool) -> None:
@@ -45,7 +42,7 @@ def _fill(sites: list[Site], release_pace: bool) -> None:
     for site in sites:
         site.block.feat_scale_dc = site.parameter(site.dim)
         site.block.feat_scale_hf = site.parameter(site.dim)
-        fill(site.block, "post_attention", _PRIORITY, scale_features)
+        fill(site.block, "post_attention", _PRIORITY, TokenBands(token_bands))
 
 
 FEATSCALE: Final = Technique(

@@ -6,7 +6,7 @@ from torch import Tensor
 from vitaos.dtypes import wide_dtype
 
 
-def recombine(y: Tensor, mean: Tensor, gain: Tensor, mean_weight: Tensor) -> Tensor:
+def recombine(y: Tensor, mean: Tensor, gain: Tensor | float, mean_weight: Tensor | float) -> Tensor:
     """gain * y + mean_weight * mean, in float32 at least, returned in the dtype of y.
 
     One pass over memory (``addcmul``): the two weighed parts HC = y - mean and DC = mean are never formed. Gains near 1
@@ -18,6 +18,8 @@ def recombine(y: Tensor, mean: Tensor, gain: Tensor, mean_weight: Tensor) -> Ten
         gain: broadcast against y.
         mean_weight: broadcast against mean.
     """
+    if not isinstance(gain, Tensor):
+        return (y + mean_weight * mean if gain == 1 else gain * y + mean_weight * mean).to(y.dtype)
     return torch.addcmul(mean_weight * mean, y, gain).to(y.dtype)
 
 

@@ -4,7 +4,8 @@
 by changing their class: same parameters, same submodules, same names, same numbers while the slots are empty. A
 technique then puts a plain function into a slot, and its parameters on the module that the function is given. Functions
 carry no state, so models stay deepcopy-able, picklable, exportable and compilable, and techniques combine in any order
-of attaching.
+of attaching. Functions that only re-weigh two bands (``bands``) are computed within the output projection (``folding``)
+where nothing stands between, so that they cost no pass over the tokens.
 
 Shapes: B batch (for Swin: batch x windows), H heads, N tokens, M tokens attended to (= N), D channels of a head, C
 channels.
@@ -31,14 +32,17 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
+from vitaos.techniques.bands import Bands
+from vitaos.techniques.folding import bands_of_map, bands_of_output, project
+
 Attend = Callable[[Tensor], Tensor]
 SlotFunction = Callable[..., Tensor]
 # (priority, function) in ascending priority: the order of effect, whatever the order of attaching.
 Slot = tuple[tuple[int, SlotFunction], ...]
 
 
-def _run_operators(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
-    for _, operator in attention.operators:
+def _run_operators(operators: Slot, attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
+    for _, operator in operators:
         attend = partial(operator, attention, attend)
     return attend(v_BHND)
 
@@ -67,8 +71,14 @@ class SlottedAttention(Attention):
     operators: Slot
     maps: Slot
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """x: (B, N, C) -> (B, N, C); ``attn_mask`` and ``is_causal`` as in torch's scaled_dot_product_attention."""
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, *, bands: Bands | None = None
+    ) -> Tensor:
+        """x: (B, N, C) -> (B, N, C).
+
+        ``attn_mask`` and ``is_causal`` are those of torch's scaled_dot_product_attention; ``bands`` of the output are
+        computed within the projection (``folding.bands_of_output`` says when that can be asked for).
+        """
         B, N, _ = x.shape
         qkv_3BHND = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q_BHND, k_BHND, v_BHND = qkv_3BHND.unbind(0)
@@ -78,12 +88,13 @@ class SlottedAttention(Attention):
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
             attend = _attend_with_map(self, _masked(scores_BHNM, attn_mask, is_causal))
-        y_BNC = _run_operators(self, attend, v_BHND).transpose(1, 2).reshape(B, N, self.num_heads * self.head_dim)
-        y_BNC = self.norm(y_BNC)
+        operators, of_map = bands_of_map(self)
+        z_BNC = _run_operators(operators, self, attend, v_BHND).transpose(1, 2)
+        z_BNC = self.norm(z_BNC.reshape(B, N, self.num_heads * self.head_dim))
         gate = getattr(self, "gate", None)
         if gate is not None:
-            y_BNC = y_BNC * gate(x).sigmoid()
-        return self.proj_drop(self.proj(y_BNC))
+            z_BNC = z_BNC * gate(x).sigmoid()
+        return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
 
     def _attend_fused(
         self, q_BHND: Tensor, k_BHND: Tensor, attn_mask: Tensor | None, is_causal: bool, v_BHND: Tensor
@@ -109,8 +120,8 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
     operators: Slot
     maps: Slot
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
+    def forward(self, x: Tensor, *, bands: Bands | None = None) -> Tensor:
+        """x: (B, N, C) -> (B, N, C); ``bands`` as in :class:`SlottedAttention`."""
         B, N, C = x.shape
         qkv_3BHND = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         q_BHND, k_BHND, v_BHND = qkv_3BHND[0] * self.scale, qkv_3BHND[1], qkv_3BHND[2]
@@ -119,8 +130,9 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
         map_BHNM = scores_BHNM.softmax(dim=-1)
         map_BHNM = self.proj_w(map_BHNM.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         map_BHNM = self.attn_drop(_run(self.maps, self, map_BHNM))
-        y_BHND = _run_operators(self, partial(torch.matmul, map_BHNM), v_BHND)
-        return self.proj_drop(self.proj(y_BHND.transpose(1, 2).reshape(B, N, C)))
+        operators, of_map = bands_of_map(self)
+        z_BHND = _run_operators(operators, self, partial(torch.matmul, map_BHNM), v_BHND)
+        return self.proj_drop(project(self, z_BHND.transpose(1, 2).reshape(B, N, C), v_BHND, of_map, bands))
 
 
 class SlottedWindowAttention(WindowAttention):
@@ -142,8 +154,9 @@ class SlottedWindowAttention(WindowAttention):
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1) + bias
             attend = _attend_with_map(self, scores_BHNM if mask is None else scores_BHNM + mask)
-        y_BNC = _run_operators(self, attend, v_BHND).transpose(1, 2).reshape(B, N, -1)
-        return self.proj_drop(self.proj(y_BNC))
+        operators, of_map = bands_of_map(self)
+        z_BNC = _run_operators(operators, self, attend, v_BHND).transpose(1, 2).reshape(B, N, -1)
+        return self.proj_drop(project(self, z_BNC, v_BHND, of_map, None))
 
     def _attend_fused(self, q_BHND: Tensor, k_BHND: Tensor, bias: Tensor, v_BHND: Tensor) -> Tensor:
         dropout = self.attn_drop.p if self.training else 0.0
@@ -159,8 +172,11 @@ class SlottedBlock(Block):
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (masks) go to the attention."""
+        post_attention, bands = bands_of_output(self)
+        if bands is not None:
+            keywords["bands"] = bands
         y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), *args, **keywords)
-        x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(self.post_attention, self, y_BNC))))
+        x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(post_attention, self, y_BNC))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x)))))
 
 
@@ -173,8 +189,10 @@ class SlottedCaitBlock(LayerScaleBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
-        y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)))
-        x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(self.post_attention, self, y_BNC)))
+        post_attention, bands = bands_of_output(self)
+        keywords = {} if bands is None else {"bands": bands}
+        y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), **keywords)
+        x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(post_attention, self, y_BNC)))
         return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.pre_norm, self, x))))
 
 

@@ -1,0 +1,124 @@
+"""Re-weighed bands within the output projection: AttnScale and FeatScale without a pass over the tokens of their own.
+
+With z (B, N, K) the heads' outputs side by side, V the values, W and b the output projection, and the bands of the map
+(g = 1 + high, m = direct - high, by head) and of the branch's output (G = 1 + high, M = direct - high, by channel),
+what both techniques make of the branch is
+
+    z (G W g)^T + G b + r,    r = (1 + direct) W (m mean(V)) + M (W (g mean(z)) + b)
+
+means over tokens: one product with folded weights, two token means and one vector an image. At 0 the folded weights are
+the weights, bit for bit, and r is 0. Weights are folded in float32 and rounded once, so that autocast keeps what 1 + w
+adds. Source: the identity is derived in the head of ``bands``; nothing random may sit between, so with dropout on the
+projection what belongs behind it is computed directly.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitaos.dtypes import at_least_float32
+from vitaos.techniques.bands import Bands, MapBands, Projection, TokenBands, Weight, in_turn, wide
+from vitaos.techniques.fold_function import applies, project_fused
+from vitaos.techniques.recombine import token_mean
+
+Entries = tuple[tuple[int, Any], ...]
+
+
+def bands_of_map(attention: Any) -> tuple[Entries, Bands | None]:
+    """Operators that are computed on the values, and the bands of those that come after them, if they can fold."""
+    operators: Entries = attention.operators
+    if not _projection_folds(attention) or not _nothing_before_projection(attention):
+        return operators, None
+    first = len(operators)
+    while first > 0 and isinstance(operators[first - 1][1], MapBands):
+        first -= 1
+    bands: Bands | None = None
+    for _, operator in operators[first:]:
+        here = operator.bands(attention)
+        bands = here if bands is None else in_turn(bands, here)
+    return operators[:first], bands
+
+
+def bands_of_output(block: Any) -> tuple[Entries, Bands | None]:
+    """What is computed on the branch's output, and the bands that come before that, if they can fold."""
+    entries: Entries = block.post_attention
+    attention = block.attn
+    dropped = attention.training and attention.proj_drop.p > 0
+    if not entries or not isinstance(entries[0][1], TokenBands) or dropped:
+        return entries, None
+    if not _projection_folds(attention) or _is_watched(attention) or _is_watched(attention.proj_drop):
+        return entries, None
+    return entries[1:], entries[0][1].bands(block)
+
+
+def _projection_folds(attention: Any) -> bool:
+    """Whether the projection is nothing but its weights: no other class, no hook that would miss its call."""
+    return type(attention.proj) is nn.Linear and not _is_watched(attention.proj)
+
+
+def _nothing_before_projection(attention: Any) -> bool:
+    return isinstance(getattr(attention, "norm", None), nn.Identity | None) and not getattr(attention, "gate", None)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether someone sees what goes in or comes out."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
+def project(attention: Any, z_BNK: Tensor, v_BHND: Tensor, inner: Bands | None, outer: Bands | None) -> Tensor:
+    """The output projection with bands folded in.
+
+    Args:
+        attention: the module whose ``proj`` it is.
+        z_BNK: what the heads give, side by side.
+        v_BHND: the values.
+        inner: bands of the map, by head.
+        outer: bands of the output, by channel.
+    """
+    if inner is None and outer is None:
+        projected: Tensor = attention.proj(z_BNK)
+        return projected
+    projection = Projection(attention.proj.weight, attention.proj.bias, inner, outer)
+    device = z_BNK.device.type
+    mixed = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if mixed else projection.weight.dtype
+    if applies(z_BNK, projection):
+        return project_fused(z_BNK, v_BHND, projection, dtype)
+    if not mixed:
+        return fold_and_project(z_BNK, v_BHND, projection, dtype)
+    with torch.autocast(device, enabled=False):
+        return fold_and_project(z_BNK.to(dtype), v_BHND, projection, dtype)
+
+
+def fold_and_project(z_BNK: Tensor, v_BHND: Tensor, projection: Projection, dtype: torch.dtype) -> Tensor:
+    """The same in torch's operations, differentiated by autograd; z and the result are of type ``dtype``."""
+    weight, bias, inner, outer = projection
+    weight, bias = at_least_float32(weight), None if bias is None else at_least_float32(bias)
+    folded, folded_bias = weight, bias
+    gain_K: Weight = 1.0
+    vector_BC: Weight = 0.0
+    if inner is not None:
+        high, direct = (_by_channel(part, v_BHND.shape[-1]) for part in inner)
+        gain_K = 1 + high
+        folded = folded * gain_K
+        vector_BC = F.linear((direct - high) * token_mean(v_BHND).flatten(1), weight)  # what the map's own DC brings
+    if outer is not None:
+        high, direct = (wide(part) for part in outer)
+        gain_C = 1 + high
+        folded = folded * (gain_C.unsqueeze(1) if isinstance(gain_C, Tensor) else gain_C)
+        folded_bias = None if folded_bias is None else folded_bias * gain_C
+        mean_BC = F.linear(gain_K * token_mean(z_BNK).squeeze(1), weight, bias)
+        vector_BC = (1 + direct) * vector_BC + (direct - high) * mean_BC
+    y_BNC = F.linear(z_BNK, folded.to(dtype), None if folded_bias is None else folded_bias.to(dtype))
+    assert isinstance(vector_BC, Tensor)
+    return (y_BNC + vector_BC.unsqueeze(1)).to(dtype)
+
+
+def _by_channel(weight: Weight, head_dim: int) -> Weight:
+    """(heads,) -> (heads x head_dim,)."""
+    if not isinstance(weight, Tensor):
+        return weight
+    return at_least_float32(weight).unsqueeze(1).expand(-1, head_dim).flatten()
