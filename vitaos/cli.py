@@ -149,7 +149,7 @@ def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
         raise config.ConfigError(explanation) from error
     finally:
         GlobalHydra.instance().clear()
-    return config_check.check(composed, schema)
+    return config_check.check(composed, schema, given={word.partition("=")[0].lstrip("+") for word in words})
 
 
 def _register_schema(config_name: str, schema: type[Any]) -> None:

@@ -3,11 +3,11 @@
 import shutil
 import textwrap
 from collections.abc import Iterator
-from dataclasses import Field, is_dataclass
-from typing import Any, Final, get_args
+from dataclasses import Field
+from typing import Any, Final
 
 from vitaos import overrides
-from vitaos.config import declared_fields
+from vitaos.config import declared_fields, section_of
 
 _COLUMN: Final = 36
 _LAST: Final = "Every key can be set as key=value; --cfg job prints the result; -m key=a,b runs each; --version."
@@ -47,11 +47,6 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {plain(item)}' for name, item in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def section_of(kind: Any) -> type[Any] | None:
-    """The dataclass of a key that is a section, also where it may be null."""
-    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
 
 def _rows(schema: type[Any], config: Any, prefix: str) -> Iterator[str]:

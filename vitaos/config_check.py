@@ -2,27 +2,44 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from vitaos.config import Bounds, Config, ConfigError, OptimizerConfig, TrainConfig, declared_fields, technique_flags
+from vitaos.config import (
+    Bounds,
+    Config,
+    ConfigError,
+    OptimizerConfig,
+    TrainConfig,
+    declared_fields,
+    section_of,
+    technique_flags,
+)
 from vitaos.suggest import did_you_mean
 
 _ADAMW_LIKE: Final = ("adamw", "apex_adam", "apex_lamb")
 """Optimizers whose own betas are 0.9 and 0.999, and eps 1e-8. A run's configuration states them, as it always has."""
+_PLACES: Final = {
+    **{"lr": "recipe.lr", "weight_decay": "recipe.weight_decay"},
+    **{name: f"optimizer.{name}" for name in ("betas", "eps", "fused", "name")},
+    **dict.fromkeys(("model", "params", "opt", "paces"), "the run itself"),
+}
+"""Keywords of an optimizer that are said elsewhere."""
 _LARGEST: Final = 2**63 - 1
 
 
-def check(composed: DictConfig, declared: type[Config]) -> Config:
+def check(composed: DictConfig, declared: type[Config], given: Collection[str] = ()) -> Config:
     """Turn a composed configuration into its dataclass.
 
     Args:
         composed: what Hydra composed.
         declared: the dataclass made by :func:`vitaos.config.schema`.
+        given: the keys that were said on the command line.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, outside its choices or range, or an impossible pair.
@@ -30,7 +47,7 @@ def check(composed: DictConfig, declared: type[Config]) -> Config:
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
-        _check_switches(plain, declared, "")
+        _check_shapes(plain, declared, "")
         unflagged = OmegaConf.create(plain)  # without the flags that let +key=value pass
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), unflagged))
     except OmegaConfBaseException as error:
@@ -43,6 +60,7 @@ def check(composed: DictConfig, declared: type[Config]) -> Config:
     if isinstance(config, TrainConfig):
         _state_adamws_own(config.optimizer)
         _check_pairs(config)
+        _check_warmup(config, given)
     return config
 
 
@@ -91,14 +109,20 @@ def _keys_at(declared: type[Any], path: list[str]) -> list[str]:
     return [str(key) for key in level] if level is not None else []
 
 
-def _check_switches(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> None:
-    """Refuse numbers other than 0 and 1 for true and false: OmegaConf takes them all for true."""
-    for key, kind in declared_fields(declared):
-        value = tree.get(key.name)
-        if is_dataclass(kind) and isinstance(value, Mapping):
-            _check_switches(value, kind, f"{prefix}{key.name}.")  # type: ignore[arg-type]  # a class, of which there are fields
-        elif kind is bool and isinstance(value, (int, float)) and value not in (0, 1):
-            raise ConfigError(f"{prefix}{key.name}={value}: it must be true or false")
+def _check_shapes(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> None:
+    """Refuse what OmegaConf takes without a word (numbers for true and false other than 0 and 1), or refuses without
+    naming the key (a list or a single value in the place of keys, keys in the place of a list)."""
+    for field, kind in declared_fields(declared):
+        key, value = f"{prefix}{field.name}", tree.get(field.name)
+        section = section_of(kind)
+        if kind is bool and isinstance(value, (int, float)) and value not in (0, 1):
+            raise ConfigError(f"{key}={value}: it must be true or false")
+        if (section or get_origin(kind) is dict) and not isinstance(value, (Mapping, NoneType)):
+            raise ConfigError(f"{key}={value}: expected a mapping of keys to values, as {key}.KEY=VALUE sets one")
+        if isinstance(value, Mapping) and list in [get_origin(part) for part in (kind, *get_args(kind))]:
+            raise ConfigError(f"{key}={value}: expected a list, as {key}=[A,B]")
+        if section and isinstance(value, Mapping):
+            _check_shapes(value, section, f"{key}.")
 
 
 def _check_values(section: Any, prefix: str) -> None:
@@ -163,6 +187,14 @@ def _path(key: str, value: Any) -> Any:
     return os.path.expanduser(value)  # noqa: PTH111 - a pattern or a word of its own stays what it is
 
 
+def _check_warmup(config: TrainConfig, given: Collection[str]) -> None:
+    """Refuse a warm-up that is asked for and never ends; a short try of a recipe (``epochs=1``) may end within it."""
+    warmup = config.recipe.warmup_epochs
+    for key, epochs in (("recipe.epochs", config.recipe.epochs), ("epochs", config.epochs)):
+        if "recipe.warmup_epochs" in given and warmup >= epochs:
+            raise ConfigError(f"recipe.warmup_epochs={warmup}: it must be less than {key}={epochs}")
+
+
 def _check_technique_flag(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (bool, Mapping)):
         raise ConfigError(f"{name}={value}: a technique takes true, false, or a mapping of its options")
@@ -179,6 +211,9 @@ def _check_pairs(config: TrainConfig) -> None:
         raise ConfigError(
             "recipe.lr=0: the peak of the schedule must be above 0 (lr, warmup_lr and min_lr all at 0 keep the weights)"
         )
+    for key, place in _PLACES.items():
+        if key in config.optimizer.keywords:
+            raise ConfigError(f"optimizer.keywords.{key} cannot be given: it is said by {place}")
     by_ffcv = config.data.kind == "ffcv" or (config.data.kind == "digits" and config.data.loader == "ffcv")
     if config.augment == "timm" and by_ffcv:
         raise ConfigError(

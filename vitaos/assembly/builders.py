@@ -74,7 +74,12 @@ def build_model(
     """The model with its techniques; `recipe` brings its dropout and drop path, None leaves them out (evaluation).
 
     Weights depend on the seed alone, not on what was drawn before.
+
+    Raises:
+        ValueError: unknown name or keyword, a technique where it is not defined, or another number of color channels.
     """
+    if config.model.keywords.get("in_chans", 3) != 3:
+        raise ValueError(f"model.keywords.in_chans={config.model.keywords['in_chans']}: images have 3 channels here")
     regularization = (
         {}
         if recipe is None
@@ -90,29 +95,6 @@ def build_model(
         **regularization | config.model.keywords,
         **enabled_techniques(config),
     )
-
-
-def check_possible(config: TrainConfig) -> None:
-    """Refuse a model, an optimizer or an augmentation that cannot be had, before any data or device is touched.
-
-    The model is built and looks at one image on the meta device, where tensors have shapes and no values.
-
-    Raises:
-        ValueError: unknown name or keyword, a technique where it is not defined, values that do not go together.
-    """
-    optim.check_optimizer(config.optimizer.name, config.optimizer.betas)
-    build_train_transform(config, config.data.num_classes or 2)
-    size = config.data.img_size
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = build_model(config, config.data.num_classes or 2, recipe=config.recipe).eval()
-            model(torch.empty(1, 3, size, size))
-    except AssertionError as error:  # how timm refuses images that a model does not take
-        raise ValueError(f"model={config.model.name} with data.img_size={size}: {error}") from error
-    except TypeError as error:
-        raise ValueError(f"model.keywords={config.model.keywords}: a value of the wrong type ({error})") from error
-    except (NotImplementedError, RuntimeError):
-        pass  # some models of timm need values to be built or run: those are checked when they are built in earnest
 
 
 def build_augment_settings(config: TrainConfig) -> AugmentSettings:
@@ -164,6 +146,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosin
         eps=chosen.eps,
         fused=chosen.fused,
         paces=techniques.paces(model),
+        **chosen.keywords,
     )
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from vitaos.assembly import builders, session, start
 from vitaos.assembly.initial_weights import load_initial_weights
+from vitaos.assembly.possible import check_possible
 from vitaos.assembly.training import build_trainer
 from vitaos.config import TrainConfig
 from vitaos.engine.precision import determinism
@@ -35,7 +36,7 @@ def train(config: TrainConfig) -> Run:
     # is opened before the run folder, so that a refused run leaves none; the folder is locked before the model is
     # built, since it says where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
     # run starts from exactly the objects of a new one.
-    builders.check_possible(config)
+    check_possible(config)
     with ExitStack() as stack:
         if config.deterministic:
             stack.enter_context(determinism())

@@ -18,6 +18,7 @@ from vitaos.config.schema import (
     flatten,
     marked_keys,
     schema,
+    section_of,
     technique_flags,
     without_keys,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "key",
     "marked_keys",
     "schema",
+    "section_of",
     "technique_flags",
     "without_keys",
 ]

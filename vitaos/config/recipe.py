@@ -33,7 +33,7 @@ class RecipeConfig:
     warmup_lr: float = key(1e-6, "first learning rate of the warm-up", low=0, high=1e4)
     min_lr: float = key(1e-5, "last learning rate of the cosine", low=0, high=1e4)
     scale_warmup_and_floor: bool = key(False, "apply `lr_reference_batch` to `warmup_lr` and `min_lr` as well (Swin)")
-    clip: float | None = key(None, "bound on the norm of the gradient; null: none", above=0)
+    clip: float | None = key(None, "bound on the norm of the gradient; null: none", above=0, high=1e12)
     ema_decay: float | None = key(None, "decay of the running average of the weights; null: no average", low=0, below=1)
     ema_warmup: bool = key(False, "let the average follow faster at first, so that short runs have one")
     # regularization

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from vitaos.config.commands import TrainConfig
 
@@ -89,3 +89,8 @@ def declared_fields(section: Any) -> Iterator[tuple[Field[Any], Any]]:
     """The fields of a configuration dataclass with their types."""
     kinds = get_type_hints(section)
     return ((key, kinds[key.name]) for key in fields(section))
+
+
+def section_of(kind: Any) -> type[Any] | None:
+    """The dataclass of a key that is a section, also where it may be null."""
+    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)

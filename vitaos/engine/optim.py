@@ -43,13 +43,22 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return groups
 
 
-def check_optimizer(name: str, betas: Sequence[float] | None = None) -> None:
-    """Refuse an optimizer that :func:`build_optimizer` cannot build, without a model.
+def check_optimizer(name: str, betas: Sequence[float] | None = None, **keywords: Any) -> None:
+    """Refuse an optimizer that :func:`build_optimizer` cannot build, without a model: a small layer stands for it.
+
+    Args:
+        name, betas, keywords: as :func:`build_optimizer` takes them.
 
     Raises:
-        ValueError: a name that nobody knows, one that needs second derivatives, apex where it is not installed, or
-            another number of betas than the optimizer has.
+        ValueError: a name that nobody knows, one that needs second derivatives, apex where it is not installed, another
+            number of betas than the optimizer has, or a keyword that it does not take.
     """
+    _check_name_and_betas(name, betas)
+    if name not in _OF_APEX:  # those are built on CUDA devices only
+        build_optimizer(nn.Linear(2, 2, device="cpu"), name=name, lr=1e-3, weight_decay=0.01, betas=betas, **keywords)
+
+
+def _check_name_and_betas(name: str, betas: Sequence[float] | None) -> None:
     count = 2
     if name in _OF_APEX:
         _check_apex(name)
@@ -90,9 +99,13 @@ def build_optimizer(
     Raises:
         ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.
     """
-    check_optimizer(name, betas)
+    _check_name_and_betas(name, betas)
     groups = _split_by_pace(model, parameter_groups(model, weight_decay), paces or {})
-    optimizer = _build(model, groups, name=name, lr=lr, betas=betas, eps=eps, fused=fused, **keywords)
+    try:
+        optimizer = _build(model, groups, name=name, lr=lr, betas=betas, eps=eps, fused=fused, **keywords)
+    except (AssertionError, ImportError, TypeError) as error:
+        given = f" with optimizer.keywords={keywords}" if keywords else ""
+        raise ValueError(f"optimizer={name}{given} cannot be built: {error}") from error
     for group in optimizer.param_groups if paces else ():
         if isinstance(group.get("eps"), float):
             group["eps"] /= group.get("pace", 1.0)
@@ -170,10 +183,7 @@ def _timm(
         keywords["betas"] = tuple(betas)
     if info.has_eps and eps is not None:
         keywords["eps"] = eps
-    try:
-        return create_optimizer_v2(groups, opt=name, **keywords)
-    except (TypeError, ImportError, AssertionError) as error:
-        raise ValueError(f"optimizer={name} cannot be built: {error}") from error
+    return create_optimizer_v2(groups, opt=name, **keywords)
 
 
 def _check_apex(name: str) -> None:

@@ -1,0 +1,77 @@
+"""Whether a run can be had: its optimizer, augmentation and model, before any data or device is touched."""
+
+from typing import Final
+
+import torch
+from torch import nn
+
+from vitaos.assembly import builders
+from vitaos.config import TrainConfig
+from vitaos.engine import optim
+
+_MOST_PARAMETERS: Final = 10**11
+"""A hundred times the largest vision transformers: a slip of the finger rather than a wish."""
+_TIMM_SAYS_NO: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError)
+"""How timm answers values that make no model."""
+
+
+def check_possible(config: TrainConfig) -> None:
+    """Refuse a model, an optimizer or an augmentation that cannot be had.
+
+    Raises:
+        ValueError: unknown name or keyword, a technique where it is not defined, values that do not go together.
+    """
+    chosen, classes = config.optimizer, config.data.num_classes or 2
+    optim.check_optimizer(chosen.name, chosen.betas, eps=chosen.eps, fused=chosen.fused, **chosen.keywords)
+    builders.build_train_transform(config, classes)
+    _check_model(config, classes)
+
+
+def _check_model(config: TrainConfig, classes: int) -> None:
+    """Build the model and let it look at one image on the meta device, where tensors have shapes and no values.
+
+    Some models of timm need values to be built or run: what fails there is tried again on the CPU.
+    """
+    try:
+        _try_model(config, classes, "meta")
+    except (NotImplementedError, RuntimeError):
+        _try_on_cpu(config, classes)
+    except _TIMM_SAYS_NO as error:
+        raise ValueError(_refusal(config, error)) from error
+
+
+def _try_on_cpu(config: TrainConfig, classes: int) -> None:
+    try:
+        _try_model(config, classes, "cpu")
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        raise ValueError(_refusal(config, error)) from error
+
+
+def _try_model(config: TrainConfig, classes: int, device: str) -> None:
+    size = config.data.img_size
+    with torch.device(device), torch.no_grad():
+        model: nn.Module = builders.build_model(config, classes, recipe=config.recipe).eval()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if parameters > _MOST_PARAMETERS:
+            raise ValueError(f"{_described(config)}: it would have {parameters:,} parameters")
+        model(torch.empty(1, 3, size, size))
+
+
+def _described(config: TrainConfig) -> str:
+    keywords = "".join(f" model.keywords.{key}={value}" for key, value in config.model.keywords.items())
+    depth = "" if config.depth is None else f" depth={config.depth}"
+    return f"model={config.model.name}{depth}{keywords} with data.img_size={config.data.img_size}"
+
+
+def _refusal(config: TrainConfig, error: Exception) -> str:
+    kind = "" if isinstance(error, (AssertionError, RuntimeError)) else f"{type(error).__name__}: "
+    reason = str(error).strip().partition("\n")[0] or "timm refuses these values"
+    return f"{_described(config)} cannot be had: {kind}{reason}"
