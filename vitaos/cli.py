@@ -5,6 +5,7 @@ first job starts, and whatever the user can mend ends with one clear message and
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -93,6 +94,8 @@ class Command:
             if status:
                 sys.exit(status)
 
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes need not be UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             hydra.main(config_path=str(CONFIGS), config_name=self.config_name, version_base="1.3")(job)()
         except KeyboardInterrupt:

@@ -62,7 +62,7 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         *sections, last = key.split("/")
         place: Any = content
         for section in sections:
-            place = place[section]
+            place = place[int(section) if section.isdigit() else section]
         if value is None and last in place and sections:
             del place[last]
         else:
@@ -81,6 +81,9 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model/norm.weight", torch.zeros(3)), r"norm\.weight"),
         (_set("model/norm.weight", None), r"norm\.weight"),
         (_set("optimizer/param_groups", None), "param_groups"),
+        (_set("optimizer/state/0/exp_avg", torch.zeros(3)), r"optimizer\.state\[0\]\.exp_avg has shape \(3,\)"),
+        (_set("optimizer/state/0/exp_avg_sq", None), r"optimizer\.state\[0\] lacks exp_avg_sq"),
+        (_set("optimizer/param_groups/0/betas", None), r"optimizer\.param_groups\[0\] lacks betas"),
         (_set("progress", [1]), "progress is a list"),
         (_set("config", None), "config is a NoneType"),
         (_set("config/data", "digits"), "data='digits'"),

@@ -51,6 +51,21 @@ def test_no_interpolation_is_resolved(
     assert "hidden-value" not in str(refusal.value) + capsys.readouterr().out
 
 
+@pytest.mark.parametrize("key", ["embed_dim", "num_heads", "depth", "mlp_ratio", "reg_tokens"])
+def test_a_model_far_larger_than_its_weights_is_not_built(key: str, save_changed: Save) -> None:
+    path = save_changed("config.model.keywords", {key: 900_000})
+    with pytest.raises(ValueError, match=rf"changed\.pt: its model cannot be built.*({key}|values, its weights have)"):
+        evaluate(f"checkpoint={path}")
+
+
+@pytest.mark.parametrize("dataset", ["v2", "a", "r", "sketch"])
+def test_a_wrong_path_of_a_relative_of_imagenet_is_told_its_layout(dataset: str, save_changed: Save) -> None:
+    path = save_changed("config.seed", 0)
+    with pytest.raises(ValueError, match=rf"(?s)nowhere.*dataset={dataset} reads.*data\.val=") as refusal:
+        evaluate(f"checkpoint={path}", "data=imagenet", "data.val=nowhere", f"dataset={dataset}")
+    assert "prepare_imagenet" not in str(refusal.value)
+
+
 def test_missing_digits_are_not_written_where_a_checkpoint_says(save_changed: Save, tmp_path: Path) -> None:
     path = save_changed("config.data.root", str(tmp_path / "made"))
     with pytest.raises(ValueError, match=r"data=digits data\.root=DIR"):

@@ -93,6 +93,18 @@ def test_a_folder_removed_while_the_run_goes_on(
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [4]
 
 
+def test_a_best_state_that_was_not_written_is_not_forgotten_for_a_later_one(tmp_path: Path) -> None:
+    with contextlib.closing(Checkpoints(tmp_path, report=[].append)) as checkpoints:
+        checkpoints.save({"step": 10}, step=10, kind="both", block=True)
+        assert checkpoints.finish() is None
+        _block(tmp_path, 20)
+        checkpoints.save({"step": 20}, step=20, kind="both", block=True)
+        checkpoints.save({"step": 30}, step=30, block=True)
+        message = str(checkpoints.finish())
+    assert "the best accuracy, of step 20, is NOT saved" in message
+    assert "best.pt is that of an earlier best" in message
+
+
 def test_a_failed_save_is_tried_again_until_it_succeeds(tmp_path: Path) -> None:
     reports: list[str] = []
     checkpoints = Checkpoints(tmp_path, report=reports.append)

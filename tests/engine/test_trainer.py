@@ -205,6 +205,10 @@ def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run() -> None:
     assert math.isfinite(sink.lines[1]["train_loss"])
     assert math.isnan(sink.lines[2]["train_loss"]), "no step, no loss; not a loss of 0"
     assert checkpoints.saved[-1][1]["progress"]["step"] == 24
+    again = make_trainer(ALONE, nonfinite="skip", epochs=9)
+    again.load_state_dict(checkpoints.saved[-1][1])
+    with pytest.raises(NonFiniteError, match=r"every step of epoch 3 was skipped"):
+        again.fit()
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:

@@ -1,11 +1,14 @@
 """Places, devices and launchers; the collectives themselves are tried in test_ranks."""
 
 import os
+import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from vitaos.runtime import world as world_module
 from vitaos.runtime.world import (
     _find_main_address,
     choose_device,
@@ -80,3 +83,18 @@ def test_one_process_needs_no_launcher_and_can_begin_again() -> None:
         assert world.any_rank(True).result()
         assert not world.any_rank(False).result()
     shutdown()
+
+
+def test_a_process_that_waits_for_the_others_says_so_and_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for key, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setattr(world_module, "JOIN_NOTICE_S", 0.4)
+    monkeypatch.setattr(world_module, "_COLLECTIVE_TIMEOUT", timedelta(seconds=1.5))
+    with pytest.raises(ValueError, match=rf"the 2 processes .* could not join each other at localhost:{port}: one did"):
+        initialize("cpu")
+    assert "for all 2 processes to start" in capsys.readouterr().err

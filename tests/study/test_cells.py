@@ -187,3 +187,14 @@ def test_every_skip_gain_is_compared_with_its_own_plain_runs(write: Write, tmp_p
         ("deit_s", 80.0), ("deit_s", 83.0), ("deit_s-r0.5", 20.0), ("deit_s-r0.5", 23.0)
     ]  # fmt: skip
     assert [cell.difference.value for cell in cells if cell.difference] == [3.0, 3.0]
+
+
+def test_a_run_whose_metric_is_no_number_is_listed_and_the_others_are_reported(write: Write, tmp_path: Path) -> None:
+    for seed, value in enumerate((80.0, "high", None, True)):
+        lines = write(f"s{seed}", 80.0, seed=seed) / "metrics.jsonl"
+        *earlier, last = lines.read_text().splitlines()
+        lines.write_text("\n".join([*earlier, json.dumps(json.loads(last) | {"val_top1": value})]) + "\n")
+    found = study(tmp_path, "val_top1")
+    assert found.cells[0].values == (80.0,)
+    assert [run.path.name for run in found.unreadable] == ["s1", "s2", "s3"]
+    assert "no finite number in the last line of metrics.jsonl" in found.unreadable[0].reason

@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from vitaos.assembly import builders
+from vitaos.assembly.model_size import check_model_size
 from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.checkpoint.store import FORMAT, find_newest
 from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
-from vitaos.data import EvalLoader
+from vitaos.data import EvalLoader, default_workers
 from vitaos.data.folder.digits import digits_folder
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
@@ -139,8 +140,15 @@ def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
     Raises:
         ValueError: what describes it (named) describes no model.
     """
-    try:
+
+    def build() -> nn.Module:
         return builders.build_model(target.model_config, num_classes, img_size=target.img_size)
+
+    try:
+        if isinstance(target.model_config, TrainConfig):  # what a file says of itself
+            stored = target.model_config
+            check_model_size(build, {**stored.model.keywords, "depth": stored.depth}, target.content.get("model"))
+        return build()
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # Keywords of a stored configuration reach timm as they are, and it answers values of a wrong kind in any way.
         if target.path is None:
@@ -172,7 +180,10 @@ def _seen_as_in_training(trained_on: DataConfig, elsewhere: DataConfig | None) -
 
 
 def _only_read(data: DataConfig) -> DataConfig:
-    """Stored data as it lies there: a file does not decide where the digits are written when they are missing."""
+    """Stored data as it lies there: a file does not decide where the digits are written when they are missing, nor how
+    many processes start."""
+    if data.workers is not None:
+        data = replace(data, workers=min(data.workers, default_workers()))
     if data.kind != "digits":
         return data
     return replace(

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def evaluate(config: EvalConfig) -> tuple["Report", list[Path]]:
         raise ValueError("checkpoint=RUN_OR_FILE is missing: a run folder, or a .pt, .pth or .safetensors file")
     world = initialize(config.device)
     target = resolve_checkpoint(config, config.checkpoint)
+    if (layout := imagenet.layout(config.dataset)) is not None:
+        target = replace(target, data=replace(target.data, prepare=layout))
     with closing(build_loader(config, target, world)) as loader:
         classes = imagenet.match_classes(config.dataset, target.class_names, loader.class_names, target.file)
         model = build_model(target, classes.answers).to(world.device)

@@ -9,6 +9,13 @@ from typing import Any, Final
 
 _SUBSETS: Final = {"a": "imagenet_a", "r": "imagenet_r"}  # the 200 classes of each, as timm ships them
 
+_LAYOUTS: Final = {
+    "v2": "imagenetv2-matched-frequency-format-val, with the folders 0 to 999",
+    "a": "imagenet-a, with its 200 folders n01498041, ...",
+    "r": "imagenet-r, with its 200 folders n01443537, ...",
+    "sketch": "sketch, with its 1,000 folders n01440764, ...",
+}
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -53,6 +60,16 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
         )
     places = {name: index for index, name in enumerate(known)}
     return Classes(len(known), len(names), [places[name] for name in names])
+
+
+def layout(dataset: str) -> str | None:
+    """What to do where the images of one of ImageNet's relatives are not found; None for ImageNet's own."""
+    if dataset not in _LAYOUTS:
+        return None
+    return (
+        f"dataset={dataset} reads the folder of class folders that its archive unpacks to ({_LAYOUTS[dataset]}): give "
+        "its path as data=imagenet data.val=FOLDER"
+    )
 
 
 def real_labels(names: list[str] | None, path: str | None = None) -> list[list[int]]:

@@ -201,6 +201,8 @@ class Checkpoints:
         self.keep = keep
         self._requested_step: int | None = None
         self._saved_step: int | None = None
+        self._requested_best: int | None = None
+        self._saved_best: int | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
         self._writer = BackgroundWriter(max_lag=max_lag, report=report)
@@ -232,6 +234,8 @@ class Checkpoints:
         failures = self._writer.failures
         if kind != "best":
             self._requested_step = step
+        if kind != "last":
+            self._requested_best = step
         self._writer.submit(state, lambda copy: self._write(copy, step, kind), f"{kind} at step {step}")
         if block:
             self._writer.flush()
@@ -245,20 +249,30 @@ class Checkpoints:
         """Wait for the saves asked for, and try again what failed.
 
         Returns:
-            None when the newest state is on disk; otherwise a message on what is not, and why.
+            None when the newest state and the best one are on disk; otherwise a message on what is not, and why.
         """
         self._writer.flush()
         for pause_s in LAST_PAUSES_S:
             if self._is_saved():
-                return None
+                break
             time.sleep(pause_s)
             self._writer.retry()
         if self._is_saved():
-            return None
+            return self._old_best()
         saved = step_files(self.folder)
         newest = f"the newest checkpoint there is that of step {saved[0][0]}" if saved else "no checkpoint is there"
         reason = self.last_error or "its file was removed"
         return f"the state of step {self._requested_step} is NOT saved in {self.folder} ({reason}); {newest}"
+
+    def _old_best(self) -> str | None:
+        """That the state of the best accuracy could not be written, before later states were."""
+        if self._requested_best == self._saved_best:
+            return None
+        holds = "is that of an earlier best" if (self.folder / BEST).is_file() else "is not there"
+        return (
+            f"the state of the best accuracy, of step {self._requested_best}, is NOT saved ({self.last_error}): "
+            f"{self.folder / BEST} {holds}"
+        )
 
     def _is_saved(self) -> bool:
         """Whether the newest state asked for was written and is still there."""
@@ -297,6 +311,8 @@ class Checkpoints:
         sync_folder(self.folder)
         if kind != "best":
             self._saved_step = step
+        if kind != "last":
+            self._saved_best = step
         self._prune()
 
     def _give_name(self, path: Path, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
 
 from vitaos.suggest import did_you_mean
 
@@ -110,6 +110,38 @@ def build_optimizer(
         if isinstance(group.get("eps"), float):
             group["eps"] /= group.get("pace", 1.0)
     return optimizer
+
+
+_ELEMENTWISE: Final = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"})
+"""State that has a value for each element of a parameter, under the names that torch and timm give it."""
+_SETTINGS: Final = frozenset({"lr", "betas", "eps", "momentum", "weight_decay"})
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over a saved state; torch itself checks nothing but the number of parameters.
+
+    Raises:
+        ValueError: it is not this optimizer's: names what is missing or of another shape.
+    """
+    settings = [_SETTINGS & set(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    parameters: list[Tensor] = []
+    for number, (group, wanted) in enumerate(zip(optimizer.param_groups, settings, strict=True)):
+        if not wanted <= set(group):
+            raise ValueError(f"optimizer.param_groups[{number}] lacks {', '.join(sorted(wanted - set(group)))}")
+        parameters += group["params"]
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()  # and AdamW
+    for number, parameter in enumerate(parameters):
+        values = optimizer.state.get(parameter, {})
+        if values and not needed <= set(values):
+            raise ValueError(f"optimizer.state[{number}] lacks {', '.join(sorted(needed - set(values)))}")
+        for key, value in values.items():
+            name = f"optimizer.state[{number}].{key}"
+            if key in needed and not isinstance(value, Tensor):
+                raise ValueError(f"{name}={value!r:.80}: expected a tensor")
+            has_elements = key in _ELEMENTWISE and isinstance(value, Tensor) and value.ndim > 0
+            if has_elements and value.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
 
 
 def _split_by_pace(model: nn.Module, groups: list[dict[str, Any]], paces: Mapping[str, float]) -> list[dict[str, Any]]:

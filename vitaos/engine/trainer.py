@@ -17,6 +17,7 @@ from vitaos.counter_rng import derive_seed
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
+from vitaos.engine.optim import load_optimizer_state
 from vitaos.engine.precision import LossScale, Precision
 from vitaos.engine.progress import Progress, Sums
 from vitaos.engine.protocols import (
@@ -131,7 +132,7 @@ class Trainer:
             NonFiniteError: on all ranks, after saving: before a step that is not finite when settings.nonfinite is
                 "stop", after an epoch of nothing but such steps when it is "skip".
         """
-        self._skipped_before = int(self.sums.skipped)
+        self._skipped_before = int(self.sums.skipped) if self.progress.step_in_epoch == 0 else 0
         recorded_step = self._reopen_epoch()
         for sink in self.sinks:
             sink.rewind(recorded_step)
@@ -244,6 +245,7 @@ class Trainer:
         line["skipped_steps"] = int(self.sums.skipped)
         for sink in self.sinks:
             sink.metrics(line)
+        self._stop_if_all_skipped(line)
         progress.metrics_lines += 1
         progress.evaluated_step = progress.step
         if progress.step_in_epoch == progress.steps_per_epoch:
@@ -251,11 +253,13 @@ class Trainer:
             progress.epoch_seconds = 0.0
             self.sums.start_epoch()
         self._save(kind="both" if improved else "last")
-        self._stop_if_all_skipped(line)
         return True
 
     def _stop_if_all_skipped(self, line: Mapping[str, Any]) -> None:
-        """Raise when every step of an epoch was skipped as not finite: the epochs after it would be no different."""
+        """Raise when every step of an epoch was skipped as not finite: the epochs after it would be no different.
+
+        The state saved last says that the epoch's conclusion is due, so that the same command ends in the same way.
+        """
         skipped, self._skipped_before = line["skipped_steps"] - self._skipped_before, line["skipped_steps"]
         if skipped > 0 and math.isnan(line["train_loss"]):
             raise NonFiniteError(
@@ -295,7 +299,7 @@ class Trainer:
         self.sums.load_state_dict(sums, self.world)
         self.model.load_state_dict(state["model"])
         self.statistics.keep()
-        self.update.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.update.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         if self.loss_scale is not None:

@@ -19,7 +19,7 @@ class LogFile(io.TextIOBase):
     def write(self, text: str) -> int:
         notice = f"({self.lost_lines} lines lost: the disk took none)\n" if self.lost_lines else ""
         try:
-            os.write(self._descriptor, (notice + text).encode())
+            os.write(self._descriptor, (notice + text).encode(errors="backslashreplace"))  # names need not be UTF-8
             self.lost_lines = 0
         except OSError:
             self.lost_lines += text.count("\n")

@@ -3,7 +3,10 @@
 import os
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -15,6 +18,9 @@ from torch import Tensor
 DEVICES: Final = ("auto", "cpu", "cuda")
 _COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
 """How long a collective may wait for a rank before it fails."""
+
+JOIN_NOTICE_S: Final = 60.0
+"""Seconds between two messages of a process that waits for the others to start."""
 
 T = TypeVar("T")
 
@@ -119,15 +125,52 @@ def initialize(device: str = "auto") -> World:
         _find_main_address(os.environ)
         if not dist.is_initialized():
             backend = "nccl" if chosen.type == "cuda" else "gloo"
-            store = _store_of_this_attempt(os.environ, size, _COLLECTIVE_TIMEOUT)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
-        control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
+            with _saying_who_waits(rank, size):
+                store = _store_of_this_attempt(os.environ, size, _COLLECTIVE_TIMEOUT)
+                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
+                control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
+        else:
+            control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
     joined = World(rank=rank, size=size, local_rank=local_rank, device=chosen, control=control)
     if size > 1 and chosen.type == "cuda":
         uuid = str(torch.cuda.get_device_properties(chosen).uuid)
         refuse_shared_gpus(joined.gather_objects((socket.gethostname(), uuid)))
     _world = joined
     return _world
+
+
+@contextmanager
+def _saying_who_waits(rank: int, size: int) -> Iterator[None]:
+    """Say every minute that this process waits for others to start, and at the end of its patience that they did not.
+
+    Raises:
+        ValueError: the processes could not join each other.
+    """
+    joined = threading.Event()
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+    def say() -> None:
+        waited_s = 0.0
+        while not joined.wait(JOIN_NOTICE_S):
+            waited_s += JOIN_NOTICE_S
+            print(
+                f"rank {rank} has waited {waited_s:.0f} s at {address} for all {size} processes to start; it gives up "
+                f"after {_COLLECTIVE_TIMEOUT.total_seconds():.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    threading.Thread(target=say, name="join-notice", daemon=True).start()
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the {size} processes of this run could not join each other at {address}: one did not start, has died, "
+            f"or cannot be reached ({reason:.200})"
+        ) from error
+    finally:
+        joined.set()
 
 
 def refuse_shared_gpus(gpus: Sequence[tuple[str, str]]) -> None:

@@ -3,6 +3,7 @@
 Runs of the same model, data, depth and techniques form a cell; a cell is averaged over seeds, and over nothing else.
 """
 
+import math
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -144,6 +145,7 @@ def build_study(
         raise ValueError(f"no finished run among {len(runs)} run folder(s): nothing to report yet")
     if metric == "auto":
         metric = "ema_top1" if all(run.metrics[-1].get("ema_top1") is not None for run in finished) else "val_top1"
+    finished, without_number = _with_number(finished, metric)
     groups: dict[tuple[str, str, int | None, str], list[Run]] = {}
     for run in finished:
         key = (run.model, str(run.config.get("data.name")), run.depth, run.technique)
@@ -164,7 +166,7 @@ def build_study(
     )
     compared, notes = _compare(order, technique_flags, extra_keys, tolerance)
     unfinished = tuple(run for run in runs if not run.is_finished)
-    return Study(compared, unfinished, metric, (*without, *notes), tuple(unreadable), tolerance)
+    return Study(compared, unfinished, metric, (*without, *notes), (*unreadable, *without_number), tolerance)
 
 
 def depth_differences(shallow: Cell, deep: Cell) -> str:
@@ -254,16 +256,31 @@ def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
     return fingerprint
 
 
+def _with_number(runs: Sequence[Run], metric: str) -> tuple[list[Run], list[UnreadableRun]]:
+    """The runs, without those whose metric is something else than a finite number.
+
+    Raises:
+        ValueError: none is left.
+    """
+    damaged = [run for run in runs if metric in run.metrics[-1] and not _is_number(run.metrics[-1][metric])]
+    reasons = [
+        UnreadableRun(run.path, f"metric={metric}: it is no finite number in the last line of metrics.jsonl")
+        for run in damaged
+    ]
+    if len(damaged) == len(runs):
+        raise ValueError(f"{reasons[0].path}: {reasons[0].reason}; {len(runs)} finished run(s), none can be reported")
+    return [run for run in runs if run not in damaged], reasons
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _value(run: Run, metric: str) -> float:
-    value = run.metrics[-1].get(metric)
-    if not isinstance(value, (int, float)):
-        if metric in run.metrics[-1]:
-            raise ValueError(
-                f"metric={metric}: it is no finite number in the last line of {run.path / 'metrics.jsonl'}"
-            )
-        known = sorted(key for key, item in run.metrics[-1].items() if isinstance(item, (int, float)))
+    if metric not in run.metrics[-1]:
+        known = sorted(key for key, item in run.metrics[-1].items() if _is_number(item))
         raise ValueError(f"metric={metric}: the last line of {run.path / 'metrics.jsonl'} has {', '.join(known)}")
-    return float(value)
+    return float(run.metrics[-1][metric])
 
 
 def _rank(technique: str, technique_flags: Sequence[str]) -> tuple[int, list[int], str]:
