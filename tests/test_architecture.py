@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"batch", "counter_rng", "files", "metrics_reader", "runtime", "suggest"}
 MAY_SEE = {
     "suggest": set(),
-    "commands": {"suggest"},
+    "commands": {"suggest", "version"},
     "dtypes": set(),
     "technique_names": set(),
     "config": set(),

@@ -46,7 +46,7 @@ def plain(value: Any) -> str:
         return f"[{','.join(plain(item) for item in value)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {plain(item)}' for name, item in value.items())}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "''"
 
 
 def _rows(schema: type[Any], config: Any, prefix: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from vitaos.suggest import did_you_mean
+from vitaos.version import describe_version
 
 _USER_ERROR: Final = 2
 
@@ -14,12 +15,15 @@ def take_command(commands: Mapping[str, str], about: str | None) -> str:
 
     Args:
         commands: name -> what the caller runs for it.
-        about: the help, printed where the first word asks for it or there is none; the process then ends with 0, and
-            with 2 where the word is no command.
+        about: the help, printed where the first word asks for it or there is none; the process then ends with 0, as
+            after ``--version``, and with 2 where the word is no command.
     """
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in {"-h", "--help", "help"}:
         print(about)
+        sys.exit(0)
+    if name in {"--version", "version"}:
+        print(describe_version())
         sys.exit(0)
     if name not in commands:
         _refuse(name, commands)

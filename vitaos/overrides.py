@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -109,10 +108,16 @@ def groups_of(config_name: str) -> dict[str, str | None]:
     return {key: value for entry in found for key, value in entry.items() if not key.startswith("override ")}
 
 
+def own_choices_of(group: str) -> list[str]:
+    """The choices of a group that vitaos brings."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
 def choices_of(group: str) -> list[str]:
     """The choices of a group: vitaos' own files and the user's."""
-    folders: list[Path] = [folder / group for folder in (CONFIGS, *user_folders())]
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return sorted(
+        {*own_choices_of(group), *(path.stem for folder in user_folders() for path in (folder / group).glob("*.yaml"))}
+    )
 
 
 def _is_timm_model(name: str) -> bool:

@@ -4,12 +4,13 @@ The batched augmentation on the device against timm's transforms of the same rec
 Prints a table; `out=FILE.json` keeps the numbers with hardware and versions.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.benchmarks.hardware import describe
 from scripts.benchmarks.record import write_record
 from vitaos import cli
+from vitaos.config import key
 from vitaos.runtime.world import DEVICES, choose_device
 
 
@@ -20,14 +21,14 @@ class AugmentConfig:
     ``batch_size`` and ``batches`` are the device's, ``images`` is how many timm transforms.
     """
 
-    batch_size: int = field(default=256, metadata={"low": 1})
-    batches: int = field(default=5, metadata={"low": 1})
-    images: int = field(default=256, metadata={"low": 1})
-    img_size: int = field(default=224, metadata={"low": 1})
-    threads: int | None = field(default=None, metadata={"low": 1})
-    channels_last: bool = False
-    device: str = field(default="auto", metadata={"choices": DEVICES})
-    out: str | None = None
+    batch_size: int = key(256, "images of a batch on the device", low=1, high=10**6)
+    batches: int = key(5, "batches on the device", low=1, high=10**6)
+    images: int = key(256, "images that timm transforms", low=1, high=10**6)
+    img_size: int = key(224, "side of the images in pixels", low=1, high=2**14)
+    threads: int | None = key(None, "threads of torch; null: its own choice", low=1, high=1024)
+    channels_last: bool = key(False, "channels-last memory order")
+    device: str = key("auto", "auto: a GPU where there is one", choices=DEVICES)
+    out: str | None = key(None, "file of the numbers, FILE.json", is_path=True)
 
 
 def command() -> None:

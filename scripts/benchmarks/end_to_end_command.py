@@ -26,6 +26,7 @@ from vitaos.runtime.world import World, initialize, shutdown
 
 ROUNDS: Final = 3
 WARMUP: Final = 3  # steps before the clock starts
+SHORTEST: Final = 4 * WARMUP  # steps of a measurement: several readings after the first
 
 
 def command() -> None:
@@ -68,10 +69,12 @@ class Rates:
 
 def main(config: Any) -> None:
     """Measure and print."""
+    steps = 60 if config.steps is None else config.steps
+    if steps < SHORTEST:
+        raise ValueError(f"steps={steps} is too short to measure: it must be at least {SHORTEST}")
     world = initialize(config.device)
-    steps = config.steps or 60
     with closing(builders.build_loaders(config, world)) as loaders:
-        if loaders.train.steps_per_epoch < 4 * WARMUP:
+        if loaders.train.steps_per_epoch < SHORTEST:
             raise ValueError(
                 f"an epoch of {loaders.train.steps_per_epoch} steps is too short to measure; lower batch_size"
             )

@@ -4,12 +4,13 @@ timm's full recipe on the CPU against FFCV files written from the same photograp
 keeps the numbers with hardware and versions.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.benchmarks.hardware import describe
 from scripts.benchmarks.record import write_record
 from vitaos import cli
+from vitaos.config import key
 from vitaos.runtime.world import DEVICES, choose_device
 
 
@@ -17,17 +18,17 @@ from vitaos.runtime.world import DEVICES, choose_device
 class LoaderConfig:
     """Everything about a measurement of loaders; see measure_loader for each key."""
 
-    source: str | None = None
-    cache: str = "benchmarks/cache"
-    workers: list[int] = field(default_factory=lambda: [1, 2])
-    resolutions: list[int] = field(default_factory=lambda: [500, 400])
-    modes: list[str] = field(default_factory=lambda: ["proportion", "jpg"])
-    img_size: int = field(default=224, metadata={"low": 1})
-    batch_size: int = field(default=64, metadata={"low": 1})
-    images: int = field(default=1000, metadata={"low": 1})
-    rounds: int = field(default=3, metadata={"low": 1})
-    device: str = field(default="auto", metadata={"choices": DEVICES})
-    out: str | None = None
+    source: str | None = key(None, "folder of class folders with photographs", is_path=True)
+    cache: str = key("benchmarks/cache", "folder of the FFCV files written from them", is_path=True)
+    workers: list[int] = key([1, 2], "numbers of workers to measure", low=0, high=1024)
+    resolutions: list[int] = key([500, 400], "bounds of the longer side of what is written", low=0, high=2**16)
+    modes: list[str] = key(["proportion", "jpg"], "modes of writing: jpg, raw, proportion")
+    img_size: int = key(224, "side of the images in pixels", low=1, high=2**14)
+    batch_size: int = key(64, "images in a batch", low=1, high=10**6)
+    images: int = key(1000, "photographs used", low=1, high=10**7)
+    rounds: int = key(3, "rounds in which the loaders take turns", low=1, high=10**6)
+    device: str = key("auto", "auto: a GPU where there is one", choices=DEVICES)
+    out: str | None = key(None, "file of the numbers, FILE.json", is_path=True)
 
 
 def command() -> None:

@@ -17,10 +17,10 @@ from scripts.benchmarks.record import write_record
 from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, measure_step, table
 from vitaos import cli
 from vitaos import config as configuration
-from vitaos.config import ModelConfig, RecipeConfig
+from vitaos.config import ModelConfig, RecipeConfig, key
 from vitaos.engine.precision import build_precision
 from vitaos.runtime.world import DEVICES, initialize
-from vitaos.technique_names import TECHNIQUE_NAMES
+from vitaos.technique_names import TECHNIQUE_HELP
 
 MODES: Final = {"both": (TRAIN, FORWARD), TRAIN: (TRAIN,), FORWARD: (FORWARD,)}
 COMPILED: Final = {"false": (False,), "true": (True,), "both": (False, True)}
@@ -32,22 +32,22 @@ class StepConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    depth: int | None = field(default=None, metadata={"low": 1})
-    img_size: int = field(default=224, metadata={"low": 1})
-    num_classes: int = field(default=1000, metadata={"low": 1})
-    batch_size: int | None = field(default=None, metadata={"low": 1})
-    device: str = field(default="auto", metadata={"choices": DEVICES})
-    precision: str | None = field(default=None, metadata={"choices": (None, "bf16", "fp16", "fp32")})
-    mode: str = field(default="both", metadata={"choices": tuple(MODES)})
-    compile: str = field(default="false", metadata={"choices": tuple(COMPILED)})
-    rounds: int = field(default=15, metadata={"low": 1})
-    steps: int | None = field(default=None, metadata={"low": 1})
-    out: str | None = None
+    depth: int | None = key(None, "number of blocks; null: the backbone's own", low=1, high=1000)
+    img_size: int = key(224, "side of the images in pixels", low=1, high=2**14)
+    num_classes: int = key(1000, "classes of the classifier", low=1, high=10**7)
+    batch_size: int | None = key(None, "images in a batch; null: 256 on a GPU, else 8", low=1, high=10**6)
+    device: str = key("auto", "auto: a GPU where there is one", choices=DEVICES)
+    precision: str | None = key(None, "null: bf16 on a GPU, else fp32", choices=(None, "bf16", "fp16", "fp32"))
+    mode: str = key("both", "training steps, forward passes, or both", choices=tuple(MODES))
+    compile: str = key("false", "eager, compiled, or both", choices=tuple(COMPILED))
+    rounds: int = key(15, "rounds in which the models take turns", low=1, high=10**6)
+    steps: int | None = key(None, "steps of a model in a round; null: 10 on a GPU, else 1", low=1, high=10**6)
+    out: str | None = key(None, "file of the numbers, FILE.json", is_path=True)
 
 
 def command() -> None:
     """The command line."""
-    schema = configuration.schema(StepConfig, TECHNIQUE_NAMES)
+    schema = configuration.schema(StepConfig, TECHNIQUE_HELP)
     cli.run(main, config_name="benchmark_step", schema=schema, about=__doc__ or "")
 
 

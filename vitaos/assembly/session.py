@@ -101,13 +101,20 @@ def run_summary(config: TrainConfig, world: World, loaders: Loaders, model: nn.M
     total_steps = builders.build_settings(config).total_steps(loaders.train.steps_per_epoch)
     return "\n".join(
         [
-            f"model   {config.model.name} ({enabled}), {parameters:,} parameters, {config.precision}",
+            f"model   {_model_name(config)} ({enabled}), {parameters:,} parameters, {config.precision}",
             f"data    {config.data.name}, {loaders.num_classes} classes, {loaders.train.images_per_epoch:,} images "
             f"an epoch, {loaders.val.num_images:,} held out",
             f"steps   {total_steps:,} of {per_step:,} images "
             f"({config.batch_size} x {config.accumulate} accumulated x {world.size} processes) on {device}",
         ]
     )
+
+
+def _model_name(config: TrainConfig) -> str:
+    """The backbone and how it differs from what its name stands for."""
+    depth = {} if config.depth is None else {"depth": config.depth}
+    changes = ", ".join(f"{key}={value}" for key, value in {**depth, **config.model.keywords}.items())
+    return f"{config.model.name} with {changes}" if changes else config.model.name
 
 
 def checkpoint_metadata(config: TrainConfig, loaders: Loaders, world: World) -> dict[str, Any]:

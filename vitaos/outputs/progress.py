@@ -39,10 +39,10 @@ class ProgressDisplay:
             self.message(f"epoch {epoch}/{epochs}  step {step}/{self._total}  {text}{left}")
 
     def metrics(self, line: Mapping[str, Any]) -> None:
-        """The line of a finished epoch: its losses and accuracies."""
+        """The line of an epoch, or of the part of one that a run ends with: its losses and accuracies."""
         keys = ("train_loss", "val_top1", "val_top5", "val_loss", "ema_top1", "images_per_s")
         text = "  ".join(_format(key, line[key]) for key in keys if line.get(key) is not None)
-        self.message(f"epoch {int(line['epoch']) + 1} done  {text}")
+        self.message(f"epoch {int(line['epoch']) + 1} {self._how_far(line)}  {text}")
 
     def rewind(self, step: int) -> None:
         """A display keeps nothing that could be taken back."""
@@ -75,6 +75,11 @@ class ProgressDisplay:
             self._task = self._bar.add_task(text, total=self._total, completed=step)
         assert self._task is not None
         self._bar.update(self._task, completed=step, description=text)
+
+    def _how_far(self, line: Mapping[str, Any]) -> str:
+        whole = self._steps_per_epoch
+        of_epoch = int(line["step"]) - int(line["epoch"]) * whole if "step" in line else whole
+        return "done" if of_epoch >= whole else f"left after {of_epoch} of {whole} steps"
 
     def _time_left(self, step: int) -> str:
         now = time.monotonic()
