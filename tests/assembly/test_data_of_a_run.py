@@ -1,5 +1,6 @@
 """A run knows its data, by its name and by its checkpoint (ranks: tests/engine/test_ranks.py)."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import torch
 
 import train
 from tests.commands.conftest import compose_digits
+from vitaos import cli
+from vitaos.assembly import evaluation
+from vitaos.assembly.schemas import EVAL_SCHEMA
 
 _WORDS = (
     *("depth=1", "batch_size=8", "steps=1", "data=imagefolder", "data.img_size=32"),
@@ -125,6 +129,17 @@ def test_the_same_data_elsewhere_is_the_same_run_and_other_data_another(copy: Pa
     assert _start(runs, copy) == 0
     (second,) = set(runs.iterdir()) - {first}
     assert "resumed" not in (second / "log.txt").read_text()
+
+
+def test_a_class_whose_name_is_not_utf_8_trains_and_is_evaluated(copy: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        folder = min((copy / split).iterdir())
+        folder.rename(folder.with_name(os.fsdecode(b"caf\xe9")))
+    assert _start(tmp_path / "runs", copy, "name=a") == 0
+    arguments = [f"checkpoint={tmp_path / 'runs' / 'a'}", "device=cpu", f"out={tmp_path / 'evaluated'}"]
+    evaluation.evaluate(cli.compose(arguments, config_name="eval", schema=EVAL_SCHEMA))
+    (by_class,) = (tmp_path / "evaluated").glob("*-classes.csv")
+    assert "caf\\udce9,8," in by_class.read_text(encoding="utf-8")
 
 
 def test_a_checkpoint_that_does_not_say_its_data_goes_on_with_a_note(images: Path, runs: Path) -> None:

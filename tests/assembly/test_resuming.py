@@ -100,3 +100,12 @@ def test_a_whole_but_wrong_checkpoint_is_named_with_the_key(
     torch.save(content, checkpoints / "last.pt")
     with pytest.raises(ValueError, match=rf"(?s)last\.pt.*{complaint}"):
         again("steps=3")
+
+
+@pytest.mark.parametrize("key", ["resume", "init"])
+def test_a_source_that_is_no_checkpoint_leaves_no_run_folder(key: str, digits_root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "notes.pt"
+    source.write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"notes\.pt"):
+        train.main(compose_digits(digits_root, *_OVERRIDES, f"out={tmp_path}", "name=b", f"{key}={source}"))
+    assert not (tmp_path / "b").exists()

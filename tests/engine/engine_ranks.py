@@ -22,6 +22,7 @@ from miniature import (
 
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.assembly.start import choose_run_folder
+from vitaos.data.corrupt_images import CorruptImageError, CorruptImages
 from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
 from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
@@ -181,7 +182,19 @@ def unlike_copies(world: World) -> dict[str, Any]:
         evaluate(tiny_vit(), loader, normalize, world=world, precision=number_format, num_classes=CLASSES)
     except ValueError as error:
         found["evaluated"] = str(error)
+    bad = CorruptImages(24, "skip", "photos")  # of which one may be bad; each rank meets one of its own
+    found["decoded instead"], _ = bad.decode(world.rank * 5, no_multiple_of_five)
+    try:
+        bad.check_over_ranks(world.gather_objects)
+    except CorruptImageError as error:
+        found["bad"] = str(error)
     return found
+
+
+def no_multiple_of_five(index: int) -> int:
+    if index % 5 == 0:
+        raise CorruptImageError(f"{index}.jpg is not a readable image")
+    return index
 
 
 SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations, unlike_copies)

@@ -109,3 +109,10 @@ def test_data_that_differs_between_ranks_is_refused_on_all_of_them(seen: Seen) -
         assert "only on rank 0: ['b']; only on rank 2: ['c']" in found["class_names"]
         assert "other names or order of the files" in found["sha256"]
         assert "23 images were evaluated" in found["evaluated"]
+
+
+def test_bad_images_of_all_ranks_count_together(seen: Seen) -> None:
+    for number, rank in enumerate(seen):
+        found = rank["unlike_copies"]
+        assert found["decoded instead"] == 5 * number + 1
+        assert found["bad"].startswith("photos: 3 of 24 images do not decode, more than 0.1%; the first one is image 0")

@@ -19,6 +19,13 @@ def test_lines_are_appended_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text() == "before\nnow\na warning\n"
 
 
+def test_names_that_are_not_utf_8_are_written_with_their_bytes_named(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log.txt")
+    print(os.fsdecode(b"caf\xe9/1.jpg"), file=log)
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == "caf\\udce9/1.jpg\n"
+
+
 def test_a_full_disk_is_told_afterwards(tmp_path: Path) -> None:
     log = LogFile("/dev/full")
     print("one", file=log)

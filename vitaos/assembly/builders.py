@@ -180,10 +180,14 @@ def build_ema(config: TrainConfig, model: nn.Module) -> ModelEma | None:
 
 
 def build_evaluate_fn(config: TrainConfig, loaders: Loaders, world: World, interrupted: Callable[[], bool]) -> Evaluate:
-    """A function that evaluates a model on the held-out images, on all ranks together, unless `interrupted`."""
+    """A function that evaluates a model on the held-out images, on all ranks together, unless `interrupted`.
+
+    It also holds the training images that no rank could decode so far against their limit.
+    """
     normalize, precision = build_normalize(config.data), build_precision(config.precision, world.device)
 
     def evaluate_model(model: nn.Module) -> dict[str, float]:
+        loaders.train.bad.check_over_ranks(world.gather_objects)
         return evaluate(
             model,
             loaders.val,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.augment.settings import AugmentSettings
-from vitaos.data.corrupt_images import OnBad
+from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.scan import scan_folder
@@ -26,6 +26,7 @@ class TrainLoader(Protocol):
     steps_per_epoch: int
     images_per_epoch: int
     fingerprint: dict[str, Any]
+    bad: CorruptImages
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]: ...
 

@@ -27,6 +27,8 @@ class CorruptImageError(ValueError):
 class CorruptImages:
     """Counts the images of a dataset that did not decode in one rank: over its threads, or its worker processes.
 
+    Ranks are counted together by :meth:`check_over_ranks`.
+
     Args:
         num_images: images in the dataset; one of them, or a thousandth where that is more, may be bad.
         on_bad: ``fail`` raises at the first bad image, ``skip`` replaces it by the next good one of the dataset.
@@ -82,7 +84,20 @@ class CorruptImages:
         count = len(self.indices)
         log.warning("image %d replaced by the next good one (%d so far): %s", index, count, error)
         if count > self._limit:
-            raise CorruptImageError(
-                f"{self._name}: {count} of {self._num_images} images do not decode, more than {MAX_CORRUPT_SHARE:.1%}; "
-                f"the last one: {error}"
-            ) from error
+            raise CorruptImageError(f"{self._too_many(count)}; the last one: {error}") from error
+
+    def check_over_ranks(self, gather: Callable[[list[int]], list[list[int]]]) -> None:
+        """Hold what all ranks have found against the limit; a collective call.
+
+        Args:
+            gather: returns the argument of every rank on every rank.
+
+        Raises:
+            CorruptImageError: on all ranks alike: together they found too many.
+        """
+        found = set().union(*gather(self.indices))
+        if len(found) > self._limit:
+            raise CorruptImageError(f"{self._too_many(len(found))}; the first one is image {min(found)}")
+
+    def _too_many(self, count: int) -> str:
+        return f"{self._name}: {count} of {self._num_images} images do not decode, more than {MAX_CORRUPT_SHARE:.1%}"

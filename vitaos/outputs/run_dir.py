@@ -103,10 +103,15 @@ class RunDir:
         self._lock.release()
         self._lock = None
         if self._is_new:
-            with suppress(OSError):  # something lies in it
-                self.checkpoints.rmdir()
-                (self.path / ".lock.guard").unlink(missing_ok=True)
-                self.path.rmdir()
+            with suppress(OSError):  # something lies in it, or it is gone
+                self._remove_if_unused()
+
+    def _remove_if_unused(self) -> None:
+        guard = self.path / ".lock.guard"
+        if {*self.path.iterdir()} <= {self.checkpoints, guard}:
+            self.checkpoints.rmdir()
+            guard.unlink(missing_ok=True)
+            self.path.rmdir()
 
     def __enter__(self) -> "RunDir":
         return self

@@ -191,6 +191,7 @@ class FfcvTrainLoader:
             beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
             on_bad=on_bad, crop=crop, seed=order.seed,
         )  # fmt: skip
+        self.bad = self._pool.bad
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
         self.fingerprint = beton.fingerprint()

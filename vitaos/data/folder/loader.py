@@ -142,10 +142,10 @@ class FolderTrainLoader:
     ) -> None:  # fmt: skip
         transform = timm_transform(timm, img_size, crop) if timm is not None else None
         self._order = order
-        self._bad = CorruptImages(len(folder), on_bad, str(folder.root))
+        self.bad = CorruptImages(len(folder), on_bad, str(folder.root))
         self._requests = _Requests()
         dataset = _BatchDataset(
-            folder, self._bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, seed=order.seed,
+            folder, self.bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, seed=order.seed,
             transform=transform,
         )  # fmt: skip
         self._loader: DataLoader[Any] | None = _data_loader(dataset, self._requests, workers, pin_memory)
