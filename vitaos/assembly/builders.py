@@ -145,6 +145,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosin
         betas=chosen.betas,
         eps=chosen.eps,
         fused=chosen.fused,
+        layer_decay=config.recipe.layer_decay,
         paces=techniques.paces(model),
         **chosen.keywords,
     )

@@ -8,6 +8,7 @@ from torch import nn
 from vitaos.assembly import builders
 from vitaos.config import TrainConfig
 from vitaos.engine import optim
+from vitaos.engine.freezing import freeze
 
 _MOST_PARAMETERS: Final = 10**11
 """A hundred times the largest vision transformers: a slip of the finger rather than a wish."""
@@ -62,6 +63,7 @@ def _try_model(config: TrainConfig, classes: int, device: str) -> None:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         if parameters > _MOST_PARAMETERS:
             raise ValueError(f"{_described(config)}: it would have {parameters:,} parameters")
+        freeze(model, config.recipe.freeze)
         model(torch.empty(1, 3, size, size))
 
 

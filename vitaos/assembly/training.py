@@ -7,6 +7,7 @@ from torch import nn
 
 from vitaos.assembly import builders
 from vitaos.config import TrainConfig
+from vitaos.engine.freezing import freeze
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader
@@ -45,6 +46,7 @@ def build_trainer(
     Raises:
         ValueError: the optimizer, the schedule or the model cannot be had as the configuration asks.
     """
+    freeze(model, config.recipe.freeze)
     schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
     return Trainer(
         model=model,

@@ -23,6 +23,16 @@ class RecipeConfig:
     weight_decay: float = key(
         0.05, "decay of matrices; biases, norms, tables and learned scales have none", low=0, high=1e4
     )
+    layer_decay: float | None = key(
+        None,
+        "the rate falls by this factor from each block to the one before it (fine-tuning); null: one rate for all",
+        above=0,
+        high=1,
+        added=True,
+    )
+    freeze: list[str] = key(
+        [], "what is not trained: patterns of parameter names, or backbone: all but the classifier", added=True
+    )
     schedule: str = key(
         "release",
         "release: the warm-up is cut out of the cosine; textbook: the cosine begins when the warm-up ends",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from vitaos.suggest import did_you_mean
@@ -29,17 +29,22 @@ def scaled_lr(base_lr: float, global_batch: int, reference: int | None = 512) ->
     return base_lr if reference is None else base_lr * global_batch / reference
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
     """Groups with and without weight decay.
 
     Not decayed: biases, norms and every other 1-D parameter (so AttnScale's and FeatScale's), position embeddings,
-    class token, relative position tables, and what the model's own `no_weight_decay()` names.
+    class token, relative position tables, and what the model's own `no_weight_decay()` names. Frozen parameters are in
+    no group. With `layer_decay` d a group holds one layer's parameters, by timm's order of the model's layers, and
+    `lr_scale` d^k, k being its distance from the classifier.
     """
     exempt: Any = getattr(model, "no_weight_decay", None)
     own = () if exempt is None else exempt()
-    groups: list[dict[str, Any]] = param_groups_weight_decay(
-        model, weight_decay, no_weight_decay_list=sorted({*own, *_TABLES})
-    )
+    spared = sorted({*own, *_TABLES})
+    groups: list[dict[str, Any]]
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay)
     return groups
 
 
@@ -80,6 +85,7 @@ def build_optimizer(
     betas: Sequence[float] | None = None,
     eps: float | None = None,
     fused: bool = True,
+    layer_decay: float | None = None,
     paces: Mapping[str, float] | None = None,
     **keywords: Any,
 ) -> torch.optim.Optimizer:
@@ -92,6 +98,7 @@ def build_optimizer(
         lr, weight_decay: as usual; the schedule sets the rate anew before each step.
         betas, eps: of Adam and its relatives; an optimizer that has neither ignores them; None means its own.
         fused: use torch's fused kernels for "adamw"; they also let a bad step be skipped without synchronization.
+        layer_decay: see :func:`parameter_groups`.
         paces: parameter -> k: it moves as k u would if the model held u in its place. Under Adam and its relatives
             that is k times the rate, and decay and eps divided by k.
         keywords: further arguments of the optimizer's class.
@@ -100,7 +107,7 @@ def build_optimizer(
         ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.
     """
     _check_name_and_betas(name, betas)
-    groups = _split_by_pace(model, parameter_groups(model, weight_decay), paces or {})
+    groups = _split_by_pace(model, parameter_groups(model, weight_decay, layer_decay), paces or {})
     try:
         optimizer = _build(model, groups, name=name, lr=lr, betas=betas, eps=eps, fused=fused, **keywords)
     except (AssertionError, ImportError, TypeError) as error:
@@ -154,7 +161,8 @@ def _split_by_pace(model: nn.Module, groups: list[dict[str, Any]], paces: Mappin
         for pace in sorted({pace_of[id(parameter)] for parameter in group["params"]}):
             part = {**group, "params": [item for item in group["params"] if pace_of[id(item)] == pace]}
             if pace != 1:
-                part |= {"pace": pace, "lr_scale": pace, "weight_decay": group["weight_decay"] / pace}
+                scale = pace * group.get("lr_scale", 1.0)
+                part |= {"pace": pace, "lr_scale": scale, "weight_decay": group["weight_decay"] / pace}
             split.append(part)
     return split
 

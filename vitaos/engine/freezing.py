@@ -1,0 +1,46 @@
+"""Parameters that are not trained: named by patterns, or all but the classifier's (a linear probe)."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any, Final
+
+from torch import nn
+
+BACKBONE: Final = "backbone"
+"""The pattern that means every parameter outside the classifier."""
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Take the gradient from the parameters that patterns name.
+
+    Args:
+        model: a model of timm.
+        patterns: as the shell's (``blocks.0.*``, ``*attn_scale``), or ``backbone``.
+
+    Returns:
+        The names of the frozen parameters.
+
+    Raises:
+        ValueError: a pattern names no parameter, or all are frozen.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for pattern in patterns:
+        found = _outside_classifier(model) if pattern == BACKBONE else fnmatch.filter(names, pattern)
+        if not found:
+            raise ValueError(
+                f"recipe.freeze={pattern}: no parameter of that name; names are {', '.join(names[:4])}, ..."
+            )
+        frozen |= set(found)
+    if frozen and len(frozen) == len(names):
+        raise ValueError(f"recipe.freeze={list(patterns)} leaves nothing to train")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return sorted(frozen)
+
+
+def _outside_classifier(model: Any) -> list[str]:
+    found = model.get_classifier()
+    heads = found if isinstance(found, tuple) else (found,)
+    trained = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in trained]
