@@ -1,5 +1,6 @@
 """The loop: it learns, resumes exactly anywhere, stops or skips NaN, leaves when asked, waits for nobody."""
 
+import itertools
 import math
 from typing import Any
 
@@ -53,8 +54,8 @@ def test_resumes_exactly_at_every_step() -> None:
     )
     straight.fit()
     expected = final_state(straight)
-    # Every state of the run: within epochs, at their ends before the evaluation, and after it.
-    assert len(checkpoints.saved) == 16 + 2
+    # Every state of the run: within epochs, and once at their ends, after the evaluation.
+    assert [saved["progress"]["step"] for _, saved in checkpoints.saved] == list(range(1, 17))
     for _, saved in checkpoints.saved:
         again, sink_again = (
             make_trainer(ALONE, batch_size=6, accumulate=2, sinks=[later := RecordingSink()], checkpoint_every=1),
@@ -69,7 +70,9 @@ def test_resumes_exactly_at_every_step() -> None:
 
 def test_a_resume_at_the_end_of_an_epoch_begins_with_its_evaluation() -> None:
     checkpoints = InMemoryCheckpoints()
-    make_trainer(ALONE, checkpoints=checkpoints, epochs=1).fit()
+    asked_at_the_end = AskedAt(8)
+    leaver = make_trainer(ALONE, checkpoints=checkpoints, epochs=1, preemption=asked_at_the_end)
+    assert leaver.fit().status == "preempted"
     before_evaluation = checkpoints.saved[0][1]
     assert before_evaluation["progress"]["step"] == 8
     assert before_evaluation["progress"]["evaluated_step"] == -1
@@ -79,6 +82,16 @@ def test_a_resume_at_the_end_of_an_epoch_begins_with_its_evaluation() -> None:
     trainer._train_step = None  # type: ignore[assignment, method-assign]  # any training step would fail
     assert trainer.fit().status == "finished"
     assert [line["step"] for line in sink.lines] == [8]
+
+
+def test_rates_are_of_the_steps_they_stand_for() -> None:
+    """Lines that arrive together, at a checkpoint or an epoch's end, each tell the rate of their own step."""
+    sink = RecordingSink()
+    make_trainer(ALONE, sinks=[sink], log_every=1, checkpoint_every=2, checkpoints=InMemoryCheckpoints()).fit()
+    assert [record["step"] for record in sink.records] == list(range(1, 17))
+    assert all(record["images_per_s"] > 0 for record in sink.records)
+    times = [record["train_seconds"] for record in sink.records]
+    assert all(one < other for one, other in itertools.pairwise(times))
 
 
 def test_a_cap_on_steps_ends_with_an_evaluation_and_can_be_raised() -> None:

@@ -25,6 +25,14 @@ def test_plain_lines_elsewhere_with_rate_and_time_left() -> None:
     assert part == "epoch 3 left after 1 of 10 steps  train_loss 1.5000"
 
 
+def test_the_time_left_is_that_of_the_steps_not_of_the_lines() -> None:
+    stream = io.StringIO()
+    display = ProgressDisplay(100, 10, stream)
+    for step in (1, 2):  # shown at once, taken a minute apart
+        display.log({"step": step, "train_seconds": 60.0 * step})
+    assert stream.getvalue().splitlines()[1].endswith("left 1:38:00")
+
+
 def test_a_bar_on_a_terminal_that_is_left_clean() -> None:
     stream = Terminal()
     display = ProgressDisplay(100, 10, stream)

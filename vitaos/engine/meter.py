@@ -46,7 +46,7 @@ class Meter:
         self._progress, self._sums, self._ranks = progress, sums, ranks
         self._extra = [first_bad_step] if loss_scale is None else [first_bad_step, loss_scale]
         self._reading: DeviceScalars | None = None
-        self._read_step = 0
+        self._read_at, self._read_step = 0.0, 0
         self.start()
 
     def start(self) -> None:
@@ -63,8 +63,8 @@ class Meter:
         self._begun = now
 
     def send(self) -> None:
-        """Put the numbers after the present step on their way."""
-        self._reading, self._read_step = self._read(), self._progress.step
+        """Put the numbers after the present step on their way, with the time, so that rates are those of the steps."""
+        self._reading, self._read_at, self._read_step = self._read(), time.perf_counter(), self._progress.step
 
     def receive(self) -> tuple[int, dict[str, Any]] | None:
         """(first bad step or -1, record for the sinks) of what :meth:`send` sent; None when nothing is on its way."""
@@ -73,19 +73,19 @@ class Meter:
         values, self._reading = self._reading.values(), None
         loss, norm, steps, skipped, first_bad, *scale = values
         counted = steps - self._before[2]
-        now = time.perf_counter()
-        images = (self._progress.step - self._shown_step) * self._progress.global_batch
+        images = (self._read_step - self._shown_step) * self._progress.global_batch
         record = {
             "epoch": self._progress.epoch,
             "step": self._read_step,
             "loss": (loss - self._before[0]) / FIXED_POINT * self._ranks / counted if counted else math.nan,
             "grad_norm": (norm - self._before[1]) / counted if counted else math.nan,
             "skipped_steps": int(skipped),
-            "images_per_s": images / max(now - self._shown, 1e-9),
+            "images_per_s": images / max(self._read_at - self._shown, 1e-9),
+            "train_seconds": self._progress.train_seconds + self._read_at - self._begun,
         }
         if scale:
             record["loss_scale"] = scale[0]
-        self._before, self._shown, self._shown_step = values, now, self._progress.step
+        self._before, self._shown, self._shown_step = values, self._read_at, self._read_step
         return int(first_bad), record
 
     def _read(self) -> DeviceScalars:

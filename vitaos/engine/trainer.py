@@ -187,7 +187,7 @@ class Trainer:
                 self._synchronize()
                 self._save()
         self._synchronize()
-        self._save()
+        # The state of the epoch's end is saved once, after the evaluation, or on leaving before or within it.
         return not self._asked_to_leave(now=True)
 
     def _train_step(self, batches: Iterator[Batch]) -> None:

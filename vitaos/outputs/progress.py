@@ -35,7 +35,7 @@ class ProgressDisplay:
         if self._stream.isatty():
             self._show_bar(step, f"epoch {epoch}/{epochs}  {text}")
         else:
-            left = self._time_left(step)
+            left = self._time_left(step, float(record.get("train_seconds", time.monotonic())))
             self.message(f"epoch {epoch}/{epochs}  step {step}/{self._total}  {text}{left}")
 
     def metrics(self, line: Mapping[str, Any]) -> None:
@@ -81,8 +81,8 @@ class ProgressDisplay:
         of_epoch = int(line["step"]) - int(line["epoch"]) * whole if "step" in line else whole
         return "done" if of_epoch >= whole else f"left after {of_epoch} of {whole} steps"
 
-    def _time_left(self, step: int) -> str:
-        now = time.monotonic()
+    def _time_left(self, step: int, now: float) -> str:
+        """From the time at which the steps were taken, not shown: two lines may come at once."""
         if self._started is None or step <= self._started[1]:
             self._started = (now, step)
             return ""
