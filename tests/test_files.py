@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and are on the disk before they bear their name."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -35,6 +36,21 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: Ba
         write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_files_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "state.bin"
+
+    def write() -> None:
+        with atomic_write(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write()
+    path.mkdir()
+    (path / "something").touch()
+    with pytest.raises(IsADirectoryError, match=rf"directory: '{path}'"):
+        write_text(path, "text")
 
 
 def test_content_and_folder_are_synced_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

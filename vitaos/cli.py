@@ -32,6 +32,8 @@ USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 _OF_PATHS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 """What the operating system answers to a path that a user gave wrongly."""
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT}
+"""What it answers where there is no room; often without a path."""
 _FOR_HYDRA = ("hydra_help", "shell_completion", "info")
 """Options of the command line that Hydra answers, whatever the configuration is."""
 
@@ -202,9 +204,12 @@ def _run_and_report(run_job: Callable[[], int | None]) -> int | None:
         return run_job()
     except (ValueError, OSError) as error:
         of_path = isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (of_path or isinstance(error, ValueError)):
+        of_disk = isinstance(error, OSError) and error.errno in _OF_DISKS
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (of_path or of_disk or isinstance(error, ValueError)):
             raise
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        message = str(error)
+        if isinstance(error, OSError):
+            message = f"{error.filename}: {error.strerror}" if error.filename is not None else f"{error.strerror}"
     rank = os.environ.get("RANK")
     print(f"error{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
     print("(HYDRA_FULL_ERROR=1 shows where it was raised)", file=sys.stderr)

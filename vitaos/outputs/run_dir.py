@@ -72,6 +72,9 @@ class RunDir:
         try:
             self._lock = FolderLock(self.path / ".lock", report=report)
         except OSError as error:
+            if self._is_new:
+                with suppress(OSError):
+                    self._remove_if_unused()
             raise ValueError(f"The run folder {self.path} cannot be written: {error.strerror}.") from error
         if resume == "never" and self.has_checkpoint:
             self.close()
@@ -107,10 +110,11 @@ class RunDir:
                 self._remove_if_unused()
 
     def _remove_if_unused(self) -> None:
-        guard = self.path / ".lock.guard"
-        if {*self.path.iterdir()} <= {self.checkpoints, guard}:
+        of_lock = {path for path in self.path.glob(".lock.*") if path.is_file()}
+        if {*self.path.iterdir()} <= {self.checkpoints, *of_lock}:
             self.checkpoints.rmdir()
-            guard.unlink(missing_ok=True)
+            for path in of_lock:
+                path.unlink(missing_ok=True)
             self.path.rmdir()
 
     def __enter__(self) -> "RunDir":
