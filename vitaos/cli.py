@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 import hydra
@@ -30,7 +30,16 @@ from vitaos.version import describe_version
 CONFIGS = ROOT / "configs"
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
-_OF_PATHS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+_OF_PATHS = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
 """What the operating system answers to a path that a user gave wrongly."""
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT}
 """What it answers where there is no room; often without a path."""
@@ -90,7 +99,7 @@ class Command:
         """
 
         def job(composed: DictConfig) -> None:
-            status = _run_and_report(lambda: main_fn(config_check.check(composed, self.schema)))
+            status = run_and_report(main_fn, lambda: config_check.check(composed, self.schema))
             if status and sweep_jobs.is_sweep_job(os.environ):
                 sweep_jobs.end(status)
             if status:
@@ -197,11 +206,19 @@ def _explain_empty_group(words: Sequence[str], config_name: str) -> str | None:
     return None
 
 
-def _run_and_report(run_job: Callable[[], int | None]) -> int | None:
-    """Run a job; a ``ValueError`` is addressed to the user and becomes a message, as what the operating system says of
-    a path; the rest stay traces."""
+def run_and_report(main_fn: Callable[[Any], int | None], checked: Callable[[], Any]) -> int | None:
+    """Check a configuration and run the main function with it.
+
+    A ``ValueError`` is addressed to the user and becomes a message, as does what the operating system says of a path,
+    with the key that names the path; the rest stay traces.
+
+    Returns:
+        The exit status.
+    """
+    chosen: Any = None
     try:
-        return run_job()
+        chosen = checked()
+        return main_fn(chosen)
     except (ValueError, OSError) as error:
         of_path = isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None
         of_disk = isinstance(error, OSError) and error.errno in _OF_DISKS
@@ -209,8 +226,22 @@ def _run_and_report(run_job: Callable[[], int | None]) -> int | None:
             raise
         message = str(error)
         if isinstance(error, OSError):
-            message = f"{error.filename}: {error.strerror}" if error.filename is not None else f"{error.strerror}"
+            where = (
+                "" if error.filename is None else f"{_key_naming(str(error.filename), chosen, '')}{error.filename}: "
+            )
+            message = f"{where}{error.strerror}"
     rank = os.environ.get("RANK")
     print(f"error{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
     print("(HYDRA_FULL_ERROR=1 shows where it was raised)", file=sys.stderr)
     return USER_ERROR
+
+
+def _key_naming(path: str, section: Any, prefix: str) -> str:
+    """``data.root=DIR: `` for the key whose path `path` is or lies below; nothing where there is none."""
+    for key in fields(section) if is_dataclass(section) else ():
+        value = getattr(section, key.name)
+        if is_dataclass(value) and (found := _key_naming(path, value, f"{prefix}{key.name}.")):
+            return found
+        if key.metadata.get("is_path") and isinstance(value, str) and f"{path}/".startswith(f"{value.rstrip('/')}/"):
+            return f"{prefix}{key.name}={value}: "
+    return ""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import Field, field, make_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +136,13 @@ def test_a_short_try_of_a_recipe_is_no_mistake() -> None:
     """epochs=1 of a recipe with a longer warm-up is how things are tried out; a warm-up that was asked for is none."""
     assert compose("epochs=1").recipe.warmup_epochs == 2
     assert compose("experiment=null").epochs == 14
+
+
+def test_what_the_system_says_of_a_path_names_its_key(small: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(small, data=replace(small.data, root="/dev/null"))
+
+    def make_a_folder(config: Any) -> None:
+        (Path(config.data.root) / "digits").mkdir()
+
+    assert cli.run_and_report(make_a_folder, lambda: config) == cli.USER_ERROR
+    assert "error: data.root=/dev/null: /dev/null/digits: Not a directory" in capsys.readouterr().err

@@ -151,9 +151,10 @@ def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
         return build()
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # Keywords of a stored configuration reach timm as they are, and it answers values of a wrong kind in any way.
-        if target.path is None:
+        if target.path is None and isinstance(error, ValueError):
             raise
-        raise ValueError(f"{target.path}: its model cannot be built: {type(error).__name__}: {error}") from error
+        source = target.path or f"model={target.model_config.model.name}"
+        raise ValueError(f"{source}: its model cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _described_by(
