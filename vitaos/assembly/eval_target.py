@@ -153,7 +153,8 @@ def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
         # Keywords of a stored configuration reach timm as they are, and it answers values of a wrong kind in any way.
         if target.path is None and isinstance(error, ValueError):
             raise
-        source = target.path or f"model={target.model_config.model.name}"
+        described = target.model_config.model
+        source = target.path or (f"model={described.name}" if described else "the model")
         raise ValueError(f"{source}: its model cannot be built: {type(error).__name__}: {error}") from error
 
 
