@@ -1,12 +1,18 @@
 """What only a CUDA device can show: number formats, compilation, and that no step waits."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from miniature import InMemoryCheckpoints, RecordingSink, assert_same, final_state, make_trainer, tiny_vit
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from vitaos import attach
+from vitaos.engine.precision import LossScale, determinism
 from vitaos.runtime.world import World, initialize, shutdown
 
 pytestmark = [
@@ -54,15 +60,12 @@ def test_resumes_exactly(world: World, precision: str) -> None:
     def build(**keywords: Any) -> Any:
         return make_trainer(world, precision=precision, epochs=1, **keywords)
 
-    torch.use_deterministic_algorithms(True)
-    try:
+    with determinism():
         whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
         whole.fit()
         again = build()
         again.load_state_dict(checkpoints.saved[0][1])
         again.fit()
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert_same(final_state(again), final_state(whole))
 
 
@@ -74,3 +77,57 @@ def test_a_suppressed_fused_step_leaves_no_trace(world: World) -> None:
     optimizer.step()
     assert torch.equal(weight, torch.ones_like(weight))
     assert float(optimizer.state[weight]["step"]) == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_resumes_exactly_at_the_tokens_of_imagenet(world: World, compiled: bool) -> None:
+    """197 tokens, as DeiT has at 224 px: attention's kernels and their order of summation are those of real runs."""
+
+    def build(**keywords: Any) -> Any:
+        vit = attach(tiny_vit(img_size=224, patch_size=16, embed_dim=64), attnscale=True, featscale=True)
+        model = nn.Sequential(nn.Upsample(224), vit)  # the miniature's images have 8 px
+        return make_trainer(world, model=model, precision="bf16", epochs=1, compile=compiled, **keywords)
+
+    with determinism():
+        whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
+        whole.fit()
+        again = build()
+        again.load_state_dict(checkpoints.saved[0][1])
+        again.fit()
+    assert_same(final_state(again), final_state(whole))
+
+
+def test_ddp_over_nccl_of_one_rank_changes_nothing(world: World, tmp_path: Path) -> None:
+    def run() -> Any:
+        trainer = make_trainer(world, model=tiny_vit(), epochs=1, accumulate=2, batch_size=6)
+        trainer.fit()
+        return trainer
+
+    with determinism():
+        alone = run()
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+        try:
+            distributed = run()
+            assert isinstance(distributed.network, DistributedDataParallel)
+        finally:
+            dist.destroy_process_group()
+    assert_same(final_state(distributed), final_state(alone))
+
+
+def test_the_loss_scale_follows_torchs_grad_scaler(world: World) -> None:
+    weight = nn.Parameter(torch.ones(3, device=world.device))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    theirs = torch.amp.GradScaler(world.device.type, growth_interval=3)
+    ours = LossScale(world.device, growth_interval=3)
+    calm = torch.tensor(False, device=world.device)
+    for overflow in [True, False, False, False, False, True, True, False, False, False, True]:
+        theirs.scale(weight.sum()).backward()
+        if overflow:
+            assert weight.grad is not None
+            weight.grad[0] = torch.inf
+        theirs.step(optimizer)
+        theirs.update()
+        optimizer.zero_grad()
+        ours.update(torch.tensor(overflow, device=world.device), calm)
+        assert float(ours.scale) == theirs.get_scale()

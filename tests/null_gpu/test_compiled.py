@@ -1,0 +1,28 @@
+"""Compiled training and evaluation: one graph each, no break, and none compiled again later."""
+
+from typing import Any
+
+import pytest
+
+from tests.null_gpu.launch import lines_of
+
+GRAPHS = 3  # training, evaluation, evaluation of the average
+
+
+def check(cases: list[dict[str, Any]], count: int) -> None:
+    assert len(cases) == count
+    for case in cases:
+        name = case.pop("case")
+        assert case == {"graphs": [GRAPHS, GRAPHS], "breaks": {}, "evaluated batches": [60, 100]}, name
+
+
+def test_graphs_are_whole_and_none_is_compiled_again() -> None:
+    """Graphs and their derivatives, in two epochs with a partial batch; without code for the device."""
+    check(lines_of("tests.null_gpu.programs.compiled", "aot_eager", "deit", "cait", "swin"), 6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["deit", "cait", "swin"])
+def test_the_code_for_the_device_compiles(family: str) -> None:
+    """Inductor's and Triton's code for an H100: minutes."""
+    check(lines_of("tests.null_gpu.programs.compiled", "inductor", family), 2)
