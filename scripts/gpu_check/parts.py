@@ -81,12 +81,12 @@ def doctor(context: Context) -> str:
     """The machine, by ``vitaos doctor``."""
     words = [f"data.root={context.data_root}"] if context.data_root else []
     words += [f"out={context.out}", f"json={context.out / 'doctor.details.json'}"]
-    return _last_line(context.python("doctor", "scripts/doctor.py", *words, limit_s=120))
+    return _last_line(context.python("doctor", "scripts/doctor.py", *words, limit_s=300))
 
 
 def tests(context: Context, *, name: str, files: tuple[str, ...], choose: str) -> str:
     """Tests marked `gpu`, chosen by pytest's -k."""
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", choose, *files]
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-k", choose, *files]
     said = _last_line(context.python(name, *words, limit_s=300))
     if "passed" not in said:
         raise NothingRanError(f"{said}: they need a CUDA device")
