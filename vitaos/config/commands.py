@@ -61,7 +61,9 @@ class TrainConfig:
     evaluate_every: int = key(1, "epochs between two evaluations; the last epoch always has one", low=1, high=MANY)
     log_every: int = key(50, "steps between two lines on the screen", low=1, high=EVER, mark=LOCAL)
     out: str = key("runs", "folder of the run folders", is_path=True, mark=LOCAL)
-    name: str | None = key(None, "name of the run folder; null: it follows from what the run computes", mark=LOCAL)
+    name: str | None = key(
+        None, "name of the run folder; null: it follows from what the run computes, on which data", mark=LOCAL
+    )
     resume: str = key(
         "auto",
         "auto: go on where the run folder's checkpoints end; never: refuse a folder that holds a run; or a checkpoint",

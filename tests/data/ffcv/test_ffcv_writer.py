@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vitaos.data.ffcv import records as ffcv_records
 from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, open_beton
 from vitaos.data.ffcv.writer import write_beton
+from vitaos.data.fingerprint import differences
 from vitaos.data.folder.scan import list_files
 
 RAW = WriteOptions("raw")
@@ -262,3 +264,17 @@ def test_what_is_no_file_is_listed_and_no_image_is_written_twice(photo_folder: P
     listed = (tmp_path / "x.beton.unreadable.txt").read_text()
     assert [Path(line.split("\t")[0]).name for line in listed.splitlines()] == ["loop", "pipe.jpg"]
     assert write_beton(tmp_path / "in", out, on_bad="skip").already_there
+
+
+def test_a_beton_is_known_by_its_content_whatever_its_path(photo_folder: Path, tmp_path: Path) -> None:
+    def fingerprint(source: Path, name: str, workers: int) -> dict[str, Any]:
+        write_beton(source, tmp_path / name, RAW, workers=workers)
+        return open_beton(tmp_path / name).fingerprint()
+
+    first = fingerprint(photo_folder / "val", "first.beton", 1)
+    assert fingerprint(photo_folder / "val", "again.beton", 2) == first
+    changed = Path(shutil.copytree(photo_folder / "val", tmp_path / "changed"))
+    Image.open(changed / "china" / "00.jpg").rotate(180).save(changed / "china" / "00.jpg")
+    other = fingerprint(changed, "other.beton", 1)
+    (difference,) = differences({"train": first, "val": first}, {"train": first, "val": other})
+    assert difference == "val: as many images of the same classes, but other content of the betons"
