@@ -2,8 +2,9 @@
 # The dose-response study, all of it, as docs/results.md reports it:  scripts/dose_response.sh CIFAR10 [OUT]
 #   CIFAR10   class folders train/<class>/* and test/<class>/* (docs/data.md says how to get them)
 #   OUT       where data and runs go (default runs/dose_response)
-# Environment: AT_A_TIME (runs side by side, default one a core), SEEDS, DOSES, ARMS (see below). A run that is finished is not run
-# again and one that was interrupted goes on, so this may be stopped and started at any time.
+# Environment: AT_A_TIME (runs side by side, default one a core), SEEDS, DOSES, ARMS (see below): DOSES=0.5 gives the leaderboard of
+# all remedies at one dose. A run that is finished is not run again and one that was interrupted goes on, so this may be stopped
+# and started at any time.
 set -euo pipefail
 source=$(cd "${1:?usage: scripts/dose_response.sh CIFAR10 [OUT]}" && pwd)
 cd "$(dirname "$0")/.."
@@ -42,14 +43,19 @@ run() { # seed dose arm
   esac
   # shellcheck disable=SC2086  # the flags are words of their own
   $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="r$2-$3-s$1" \
-    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/r$2-$3-s$1" ||
+    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/r$2-$3-s$1" "$3" ||
     echo "failed: $1 $2 $3 (see $out/log.txt)"
 }
-predict() { # run: its answers by image, for the report
-  [ -f "$1/evaluation/ffcv-val-predictions.npz" ] ||
-    $python eval.py checkpoint="$1" data=ffcv data.root="$out/data" device=cpu >>"$out/log.txt" 2>&1
+evaluate() { # run, the file that it leaves, further words
+  [ -f "$1/evaluation/$2" ] ||
+    $python eval.py checkpoint="$1" data=ffcv data.root="$out/data" device=cpu "${@:3}" >>"$out/log.txt" 2>&1
 }
-export -f run predict
+predict() { # run, arm: its answers by image, for the report, and what it does without its learned values
+  evaluate "$1" ffcv-val-predictions.npz && case "$2" in
+    *attnscale* | *featscale*) evaluate "$1" ffcv-val-zeroed.json zero_learned=true predictions=false ;;
+  esac
+}
+export -f run evaluate predict
 
 for seed in $seeds; do # a seed is a whole grid: the study can be read while it grows
   for dose in $doses; do

@@ -99,14 +99,14 @@ def draw_leaderboard(study: Study, board: Leaderboard, folder: Path) -> Path:
     digits = decimals(study.metric)
     reached = f"plain: {board.plain.mean:.{digits}f} (n = {len(board.plain.runs)})"
     axes.set_xlabel(f"difference of {metric_title(study.metric)} to {reached}")
-    axes.set_title(f"{board.title}\n95% intervals: thick, over seeds (n > 2); thin, over images and seeds", loc="left")
+    axes.set_title(f"{board.title}\n95% intervals: thick, over seeds; thin, over images and seeds", loc="left")
     figure.savefig(path)
     return path
 
 
 def _draw_point(axes: Any, row: int, point: DosePoint, shade: str) -> None:
     difference = point.cell.difference
-    welch = difference.interval if difference and len(point.cell.runs) > 2 else None
+    welch = difference.interval if difference else None
     if welch is not None:
         axes.plot(welch, (row, row), color=shade, linewidth=3.5, alpha=0.35, solid_capstyle="butt")
     if point.bootstrap is not None:
