@@ -16,7 +16,7 @@ class RecipeConfig:
         256, "images per process that it is meant for; the run takes `batch_size`", low=1, high=MANY, mark=LOCAL
     )
     # optimization
-    lr: float = key(5e-4, "peak learning rate, for a global batch of `lr_reference_batch` images", low=0, high=1e4)
+    lr: float = key(5e-4, "peak learning rate, for a global batch of `lr_reference_batch` images", low=0, high=1e30)
     lr_reference_batch: int | None = key(
         512, "the rate is multiplied by global batch / this; null: it is meant as it stands", low=1, high=MANY
     )
@@ -40,7 +40,7 @@ class RecipeConfig:
     )
     schedule_unit: str = key("epoch", "how often the release's schedule changes the rate", choices=("epoch", "step"))
     warmup_epochs: int = key(5, "epochs of linear warm-up", low=0, high=MANY)
-    warmup_lr: float = key(1e-6, "first learning rate of the warm-up", low=0, high=1e4)
+    warmup_lr: float = key(1e-6, "first learning rate of the warm-up", low=0, high=1e30)
     min_lr: float = key(1e-5, "last learning rate of the cosine", low=0, high=1e4)
     scale_warmup_and_floor: bool = key(False, "apply `lr_reference_batch` to `warmup_lr` and `min_lr` as well (Swin)")
     clip: float | None = key(None, "bound on the norm of the gradient; null: none", above=0, high=1e12)
