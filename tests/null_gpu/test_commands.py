@@ -4,6 +4,7 @@ The processes compute on the CPU in the device's memory (host_values.py), so tha
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_a_run_is_trained_resumed_and_evaluated_without_waiting(tmp_path: Path) 
     assert unexpected(waited) == []
     evaluated: dict[str, Any] = json.loads((tmp_path / "one" / "evaluation" / "digits-val.json").read_text())
     assert evaluated
+
+
+def test_the_doctor_sees_the_device(tmp_path: Path) -> None:
+    done = run_or_skip("scripts/doctor.py", f"out={tmp_path}")
+    assert done.returncode == 0, done.stdout
+    assert "GPU 0: NVIDIA H100" in done.stdout
+    assert re.search(r"driver: .*knows CUDA \d+\.\d", done.stdout)
 
 
 def test_waiting_in_the_loop_would_be_told() -> None:

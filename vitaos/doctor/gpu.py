@@ -1,5 +1,6 @@
 """CUDA, the driver, the GPUs and NCCL, as torch sees them."""
 
+import ctypes
 import shutil
 import subprocess
 
@@ -16,10 +17,7 @@ def cuda() -> list[Finding]:
     driver, listed = _driver()
     built = torch.version.cuda
     if torch.cuda.is_available():
-        known = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # not in torch's stubs
-        says = (
-            f"{driver or 'its version is unknown without nvidia-smi'}, knows CUDA {known // 1000}.{known % 1000 // 10}"
-        )
+        says = f"{driver or 'its version is unknown without nvidia-smi'}, knows CUDA {_known_cuda()}"
         return [ok("CUDA", f"torch is built for {built}"), ok("driver", says)]
     if not listed:
         return [warning("CUDA", "no GPU here", "nothing, if training is to run elsewhere; device=cpu works meanwhile")]
@@ -46,6 +44,16 @@ def _driver() -> tuple[str, int]:
         return "", 0
     lines = done.stdout.split()
     return (lines[0] if lines else ""), len(lines)
+
+
+def _known_cuda() -> str:
+    """The newest CUDA that the driver knows."""
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return "of an unknown version"
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def gpus() -> list[Finding]:
