@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.states import make_state, names
-from vitaos.checkpoint.store import Checkpoints, find_newest, load_checkpoint
+from vitaos.checkpoint.resume import find_newest, load_checkpoint
+from vitaos.checkpoint.store import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("open", "write", "trailer", "fsync", "rename", "renamed", "link", "second rename", "folder sync")

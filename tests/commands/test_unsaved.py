@@ -13,7 +13,8 @@ from tests.commands.conftest import Run
 from vitaos.assembly import session
 from vitaos.assembly.session import EXIT_UNSAVED
 from vitaos.checkpoint import store
-from vitaos.checkpoint.store import Checkpoints, load_checkpoint
+from vitaos.checkpoint.resume import load_checkpoint
+from vitaos.checkpoint.store import Checkpoints
 from vitaos.metrics_reader import read_metrics
 from vitaos.runtime.preemption import EXIT_PREEMPTED, MARKER_VARIABLE
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from vitaos import cli
-from vitaos.assembly.fingerprint import check_same_run, restore, run_name, to_dict
+from vitaos.assembly.fingerprint import check_same_run, run_name, to_dict
 from vitaos.assembly.schemas import EVAL_SCHEMA, TRAIN_SCHEMA
+from vitaos.assembly.stored_config import restore
 from vitaos.config import ConfigError, RecipeConfig, enabled_techniques
 
 CONFIGS = cli.CONFIGS
@@ -199,11 +200,13 @@ def test_names_of_runs_follow_what_they_compute() -> None:
 
 def test_a_run_is_not_continued_as_another_one() -> None:
     stored = to_dict(compose("data=digits"))
-    check_same_run(stored, compose("data=digits", "epochs=50", "steps=7", "batch_size=64", "compile=true"), "last.pt")
+    check_same_run(
+        restore(stored, "last.pt"), compose("data=digits", "epochs=50", "steps=7", "batch_size=64", "compile=true")
+    )
     with pytest.raises(ValueError, match=r"attnscale: False there, True here"):
-        check_same_run(stored, compose("data=digits", "attnscale=true"), "last.pt")
+        check_same_run(restore(stored, "last.pt"), compose("data=digits", "attnscale=true"))
     with pytest.raises(ValueError, match=r"recipe.lr"):
-        check_same_run(stored, compose("data=digits", "recipe.lr=0.5"), "last.pt")
+        check_same_run(restore(stored, "last.pt"), compose("data=digits", "recipe.lr=0.5"))
 
 
 def test_no_configuration_names_a_path_of_a_machine() -> None:
@@ -218,9 +221,9 @@ def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> No
     assert damped.startswith("deit_s12-r0.5-imagenet-s0-")
     stored = to_dict(compose())
     del stored["skip_gain"]
-    check_same_run(stored, compose(), "last.pt")
+    check_same_run(restore(stored, "last.pt"), compose())
     with pytest.raises(ValueError, match=r"skip_gain"):
-        check_same_run(stored, compose("skip_gain=0.5"), "last.pt")
+        check_same_run(restore(stored, "last.pt"), compose("skip_gain=0.5"))
 
 
 def test_a_key_below_a_group_that_nothing_chose_says_to_choose_it() -> None:

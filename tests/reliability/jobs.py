@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.reliability.states import same
-from vitaos.checkpoint.store import load_checkpoint
+from vitaos.checkpoint.resume import load_checkpoint
 from vitaos.metrics_reader import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitaos.checkpoint.store import FORMAT
+from vitaos.checkpoint.resume import FORMAT
 
 
 def make_state(step: int, numbers: int = 256) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from tests.reliability.jobs import Job, Launcher, differences, wait_for
 from vitaos.assembly.session import EXIT_NONFINITE
-from vitaos.checkpoint.store import load_checkpoint
+from vitaos.checkpoint.resume import load_checkpoint
 from vitaos.metrics_reader import read_metrics
 from vitaos.runtime.preemption import EXIT_PREEMPTED, MARKER_VARIABLE
 

@@ -10,8 +10,8 @@ from torch import nn
 from vitaos.assembly import builders
 from vitaos.assembly.model_size import check_model_size
 from vitaos.assembly.stored_config import restore
+from vitaos.checkpoint.resume import FORMAT, find_newest
 from vitaos.checkpoint.safe_load import load_file
-from vitaos.checkpoint.store import FORMAT, find_newest
 from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader, default_workers
 from vitaos.data.folder.digits import digits_folder
@@ -92,8 +92,7 @@ def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
     Raises:
         ValueError: no such checkpoint, or a foreign file without ``model`` or ``data``.
     """
-    path = _file_of(Path(checkpoint))
-    content = load_file(path)
+    path, content = _read(Path(checkpoint))
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
     if content.get("format") == FORMAT:
@@ -164,14 +163,14 @@ def _described_by(
     return EvalTarget(path, content, source, data, source.img_size or data.img_size, source.recipe, None)
 
 
-def _file_of(path: Path) -> Path:
-    """A run folder means its newest whole checkpoint."""
+def _read(path: Path) -> tuple[Path, Any]:
+    """A checkpoint's file and what it holds; a run folder means its newest whole checkpoint."""
     if not path.is_dir():
-        return path
+        return path, load_file(path)
     found = find_newest(path)
     if found is None:
         raise ValueError(f"checkpoint={path}: no checkpoint in that folder; expected a run folder or a file")
-    return found.path
+    return found.path, found.contents
 
 
 def _seen_as_in_training(trained_on: DataConfig, elsewhere: DataConfig | None) -> DataConfig:

@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from vitaos import config as configuration
-from vitaos.assembly.stored_config import restore
 from vitaos.config import (
     LOCAL,
     PER_START,
@@ -38,20 +37,20 @@ def run_fingerprint(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not (key in added and value == added[key])}
 
 
-def check_same_run(stored: Mapping[str, Any], config: TrainConfig, source: str | Path) -> None:
+def check_same_run(before: TrainConfig, config: TrainConfig) -> None:
     """Refuse to continue a run as another one.
 
     Args:
-        stored: the configuration in the checkpoint `source`.
+        before: the configuration in the checkpoint.
         config: that of this start.
 
     Raises:
-        ValueError: naming the keys that differ and both values, or what is wrong with the stored configuration.
+        ValueError: naming the keys that differ and both values.
     """
-    before, now = run_fingerprint(restore(stored, source)), run_fingerprint(config)
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    there, here = run_fingerprint(before), run_fingerprint(config)
+    differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     if differing:
-        changes = "; ".join(f"{key}: {before.get(key)} there, {now.get(key)} here" for key in differing[:6])
+        changes = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in differing[:6])
         raise ValueError(
             f"the checkpoint belongs to another run ({changes}). Give this run another name=, or repeat that one's "
             "settings; to start from its weights alone use init=FILE"

@@ -67,5 +67,5 @@ def train(config: TrainConfig) -> Run:
             identity=session.checkpoint_metadata(config, loaders, world),
         )
         if found is not None:
-            start.load_state(trainer, found)
+            start.load_state(trainer, found, world)
         return Run(session.fit(trainer, world, outputs), folder)

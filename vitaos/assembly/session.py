@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vitaos.assembly import builders, fingerprint
-from vitaos.checkpoint.store import FORMAT, Checkpoints, ResumePoint
+from vitaos.checkpoint.resume import FORMAT, ResumePoint
+from vitaos.checkpoint.store import Checkpoints
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import classes_digest

@@ -1,14 +1,14 @@
 """Where a run starts: its folder, the checkpoint it goes on from, and whether that is the same run on the same data."""
 
 import glob
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vitaos.assembly import builders, fingerprint
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.stored_config import restore
-from vitaos.checkpoint.store import ResumePoint, find_newest, find_resume, load_checkpoint, resume_source
+from vitaos.checkpoint.resume import ResumePoint, find_newest, find_resume, load_checkpoint, resume_source
 from vitaos.config import DataConfig, TrainConfig
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import differences
@@ -64,19 +64,30 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, loaders: 
             continued, or belongs to another run or other data.
     """
 
+    contents: Mapping[str, Any] | None = None  # they stay on the rank that read them
+
     def find() -> ResumePoint | None:
+        nonlocal contents
         if not folder.has_checkpoint:
             _check_sources(config, loaders.num_classes)
         folder.open(config.resume)
-        found = find_resume(config.resume, folder.checkpoints)
+        found = find_resume(config.resume, folder.checkpoints, mmap=_is_mapped(world))
         if found is None:
             return None
-        fingerprint.check_same_run(found.config, config, found.path)
+        before = restore(found.config, found.path)
+        fingerprint.check_same_run(before, config)
         _check_same_data(found, loaders.fingerprint)
-        notes = _notes_on_resuming(config, folder, found)
-        return found._replace(notes=(*found.notes, *notes))
+        notes = _notes_on_resuming(config, folder, found, before)
+        contents = found.contents
+        return found._replace(notes=(*found.notes, *notes), contents=None)
 
-    return on_main(world, find)
+    found = on_main(world, find)
+    return None if found is None else found._replace(contents=contents)
+
+
+def _is_mapped(world: World) -> bool:
+    """Whether ranks share one mapped copy of a checkpoint: on GPUs, where nothing of it stays in host memory."""
+    return world.device.type == "cuda"
 
 
 def _check_sources(config: TrainConfig, num_classes: int) -> None:
@@ -87,7 +98,7 @@ def _check_sources(config: TrainConfig, num_classes: int) -> None:
         load_initial_weights(config, builders.build_model(config, num_classes, recipe=config.recipe))
 
 
-def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint) -> list[str]:
+def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint, before: TrainConfig) -> list[str]:
     """What of this start's configuration does not act, or acts otherwise than at the run's first start.
 
     Raises:
@@ -96,7 +107,6 @@ def _notes_on_resuming(config: TrainConfig, folder: RunDir, found: ResumePoint) 
     notes = []
     if found.data is None:
         notes.append(f"{found.path} does not say which data it was trained on: that it was this is not checked")
-    before = restore(found.config, found.path)
     if before.epochs != config.epochs:
         notes.append(
             f"epochs: {before.epochs} there, {config.epochs} here: the schedule is another, and the learning rate "
@@ -123,14 +133,19 @@ def _is_within(path: Path, source: Path) -> bool:
     return path.samefile(source) or source.resolve() in path.resolve().parents
 
 
-def load_state(trainer: Trainer, found: ResumePoint) -> None:
+def load_state(trainer: Trainer, found: ResumePoint, world: World) -> None:
     """Take over the state of the checkpoint that a run goes on from.
+
+    The main rank has read it already; on each other machine one rank holds it against its checksum.
 
     Raises:
         ValueError: naming the file: what it holds is not the state of this run.
     """
     try:
-        trainer.load_state_dict(load_checkpoint(found.path))
+        contents = found.contents
+        if contents is None:
+            contents = load_checkpoint(found.path, check=world.local_rank == 0, mmap=_is_mapped(world))
+        trainer.load_state_dict(contents)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         missing = "missing key " if isinstance(error, KeyError) else ""

@@ -141,7 +141,7 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path, *, mmap: bool) -> Any:
     if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
         raise ValueError(
             f"{path} is a tar archive (a checkpoint of PyTorch 0.1): refused, nothing was run, since that format "
@@ -154,7 +154,7 @@ def _load_pickle(path: Path) -> Any:
         )
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *STAND_INS]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -205,11 +205,14 @@ def _check_tensors(path: Path, content: Any) -> None:
             waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in items]
 
 
-def load_file(path: str | Path) -> Any:
+def load_file(path: str | Path, *, check: bool = True, mmap: bool = False) -> Any:
     """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, ``.npz``, any name): CPU tensors, plain containers.
 
     Args:
         path: the file. Only the name's ending distinguishes safetensors and numpy's archives from PyTorch's format.
+        check: read the whole file once to hold it against its checksum; for a file that was checked already, not.
+        mmap: let tensors lie in the mapped file, one copy for all processes of a machine; they are gone with the
+            file's disk, so copy them soon. Files that cannot be mapped are read.
 
     Raises:
         ValueError: the file is missing, unreadable, truncated, damaged, or contains code. The message names it; nothing
@@ -225,10 +228,11 @@ def load_file(path: str | Path) -> Any:
             raise ValueError(f"{path} is truncated or damaged: it is empty.")
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
-        check_integrity(path)
+        if check:
+            check_integrity(path)
         if path.suffix == ".npz":
             return _load_arrays(path)
-        content = _load_pickle(path)
+        content = _load_pickle(path, mmap=mmap and zipfile.is_zipfile(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
     _check_tensors(path, content)

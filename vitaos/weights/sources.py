@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from timm.models._hub import download_cached_file
 from torch import nn
 
-from vitaos.checkpoint.store import find_newest
+from vitaos.checkpoint.resume import find_newest
 from vitaos.weights.hub import CONFIG_NAME, HUB_PREFIX, WEIGHTS_NAME, locate
 from vitaos.weights.pretrained import read_config
 
