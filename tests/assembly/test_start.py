@@ -10,9 +10,7 @@ from tests.commands.conftest import compose_digits
 from vitaos.checkpoint import resume
 
 
-def test_a_resume_reads_its_checkpoint_once(
-    digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resume_reads_its_checkpoint_once(digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*overrides: str) -> int:
         return train.main(compose_digits(digits_root, f"out={tmp_path}", *overrides))
 
