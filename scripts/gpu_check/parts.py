@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vitaos.checkpoint.store import load_checkpoint
+from vitaos.checkpoint.resume import load_checkpoint
 from vitaos.root import ROOT
 
 LEARNED: Final = 90.0  # per cent of held-out digits
