@@ -82,7 +82,7 @@ def test_a_model_is_counted_as_by_hand(tmp_path: Path) -> None:
     assert scaled is not None
     assert twice is not None
     assert plain.flops == expected
-    assert scaled == ModelCost(plain.parameters + 3 * 4, plain.flops)
+    assert scaled == ModelCost(plain.parameters + 3 * 4, plain.flops + 3 * 2 * width**2)  # its mean is projected apart
     assert twice.flops == plain.flops + 3 * 2 * 2 * tokens**2 * width  # fused attention a second time
 
 

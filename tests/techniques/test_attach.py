@@ -9,6 +9,7 @@ from technique_models import BACKBONES, build, cait, distilled, images, swin, vi
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from torch import nn
 
+import vitaos
 from vitaos import techniques
 from vitaos.techniques import TECHNIQUES, attach, attached
 
@@ -167,3 +168,10 @@ def test_gradient_checkpointing_changes_nothing_else() -> None:
         expected = dict(plain.named_parameters())
         for name, parameter in saving.named_parameters():
             assert torch.equal(parameter.grad, expected[name].grad), name
+
+
+def test_shapes_alone_pass_through_every_technique() -> None:
+    """Refusals before the start and the counting of operations run models on the meta device."""
+    for name in techniques.names():
+        model = vitaos.create_model("deit_ti12", depth=2, img_size=32, device="meta", **{name: True})
+        assert model(torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 1000), name

@@ -99,9 +99,25 @@ def draw_leaderboard(study: Study, board: Leaderboard, folder: Path) -> Path:
     digits = decimals(study.metric)
     reached = f"plain: {board.plain.mean:.{digits}f} (n = {len(board.plain.runs)})"
     axes.set_xlabel(f"difference of {metric_title(study.metric)} to {reached}")
-    axes.set_title(f"{board.title}\n95% intervals: thick, over seeds; thin, over images and seeds", loc="left")
+    axes.set_title("\n".join([board.title, *_intervals_shown(board)]), loc="left")
     figure.savefig(path)
     return path
+
+
+def _intervals_shown(board: Leaderboard) -> list[str]:
+    """One line that explains the intervals of the figure, where it has any."""
+    shown = [
+        text
+        for text, is_shown in (
+            (
+                "thick, over seeds",
+                any(point.cell.difference and point.cell.difference.interval for point in board.points),
+            ),
+            ("thin, over images and seeds", any(point.bootstrap for point in board.points)),
+        )
+        if is_shown
+    ]
+    return [f"95% intervals: {'; '.join(shown)}"] if shown else []
 
 
 def _draw_point(axes: Any, row: int, point: DosePoint, shade: str) -> None:

@@ -83,7 +83,7 @@ def project(attention: Any, z_BNK: Tensor, v_BHND: Tensor, inner: Bands | None, 
         return projected
     projection = Projection(attention.proj.weight, attention.proj.bias, inner, outer)
     device = z_BNK.device.type
-    mixed = torch.is_autocast_enabled(device)
+    mixed = device != "meta" and torch.is_autocast_enabled(device)  # torch knows no autocast of shapes alone
     dtype = torch.get_autocast_dtype(device) if mixed else projection.weight.dtype
     if applies(z_BNK, projection):
         return project_fused(z_BNK, v_BHND, projection, dtype)
