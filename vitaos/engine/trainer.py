@@ -258,10 +258,11 @@ class Trainer:
     def _stop_if_all_skipped(self, line: Mapping[str, Any]) -> None:
         """Raise when every step of an epoch was skipped as not finite: the epochs after it would be no different.
 
-        The state saved last says that the epoch's conclusion is due, so that the same command ends in the same way.
+        The state saved here says that the epoch's conclusion is due, so that the same command ends in the same way.
         """
         skipped, self._skipped_before = line["skipped_steps"] - self._skipped_before, line["skipped_steps"]
         if skipped > 0 and math.isnan(line["train_loss"]):
+            self._save(block=True)
             raise NonFiniteError(
                 self.progress.step,
                 f"every step of epoch {line['epoch'] + 1} was skipped, since its loss or gradient was NaN or infinite "
