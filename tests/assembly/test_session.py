@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.commands.conftest import compose_digits
-from vitaos.assembly import builders, session
+from vitaos.assembly import builders, session, start
 from vitaos.outputs.run_dir import RunDir
 from vitaos.runtime.world import World
 
@@ -49,5 +49,5 @@ def test_a_complaint_of_the_main_rank_reaches_the_user() -> None:
         raise ValueError("the folder is in use")
 
     with pytest.raises(ValueError, match="in use"):
-        session.on_main(ALONE, refuse)
-    assert session.on_main(ALONE, lambda: 3) == 3
+        start.on_main(ALONE, refuse)
+    assert start.on_main(ALONE, lambda: 3) == 3

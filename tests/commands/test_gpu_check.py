@@ -49,6 +49,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, capsys: pytest
     assert "holds other things" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_doctor_runs_as_a_part(tmp_path: Path) -> None:
     assert "0 failed" in parts.doctor(Context(out=tmp_path, device="cpu"))
     with pytest.raises(NotHeldError, match=r"status 1: .* 1 failed"):

@@ -16,9 +16,12 @@ def check(cases: list[dict[str, Any]], count: int) -> None:
         assert case == {"graphs": [GRAPHS, GRAPHS], "breaks": {}, "evaluated batches": [60, 100]}, name
 
 
-def test_graphs_are_whole_and_none_is_compiled_again() -> None:
+@pytest.mark.parametrize(
+    "family", ["deit", pytest.param("cait", marks=pytest.mark.long), pytest.param("swin", marks=pytest.mark.long)]
+)
+def test_graphs_are_whole_and_none_is_compiled_again(family: str) -> None:
     """Graphs and their derivatives, in two epochs with a partial batch; without code for the device."""
-    check(lines_of("tests.null_gpu.programs.compiled", "aot_eager", "deit", "cait", "swin"), 6)
+    check(lines_of("tests.null_gpu.programs.compiled", "aot_eager", family), 2)
 
 
 @pytest.mark.long

@@ -159,8 +159,8 @@ def test_run_folder_words(tmp_path: Path) -> None:
     assert run.checkpoints.is_dir()
     with pytest.raises(FolderInUseError, match=f"process {os.getpid()}"):
         RunDir(run.path).open("auto")
-    run.close()
     (run.checkpoints / "last.pt").touch()
+    run.close()
     with pytest.raises(ValueError, match="resume=never forbids") as refusal:
         RunDir(run.path).open("never")
     assert str(run.path) in str(refusal.value)

@@ -10,6 +10,7 @@ import torch
 from tests.null_gpu.programs.miniature import Run, build_run, data_root, misplaced, overrides_of
 from tests.null_gpu.recording import recording
 from vitaos import techniques
+from vitaos.engine.meter import DeviceScalars
 from vitaos.engine.precision import enable_determinism
 
 BOTH = ("attnscale=true", "featscale=true")
@@ -64,8 +65,15 @@ def faults_of_steps(run: Run) -> list[str]:
     return faults + [f"on the wrong device: {name}" for name in misplaced(trainer)]
 
 
+def read_zeros() -> None:
+    """No kernel puts values into what is read back, so that it may be anything, NaN too: read, then take it for 0."""
+    read = DeviceScalars.values
+    DeviceScalars.values = lambda scalars: [0.0] * len(read(scalars))  # type: ignore[method-assign]
+
+
 def main(family: str) -> None:
     """Every case; one that raises says so and the next begins."""
+    read_zeros()
     root = data_root()
     for name, overrides in cases(family).items():
         try:
