@@ -16,6 +16,7 @@ from typing import Final
 
 from vitaos.doctor import data, gpu, host, software
 from vitaos.doctor.finding import Finding, failed
+from vitaos.version import describe_version
 
 KEYS: Final = ("data.root", "out", "json")
 CHECKS: Final[tuple[Callable[[], list[Finding]], ...]] = (
@@ -29,6 +30,9 @@ def main(words: Sequence[str]) -> int:
     """Print the report, write it where ``json=`` says, and return the exit status."""
     if {"-h", "--help", "help"} & set(words):
         print(__doc__)
+        return 0
+    if "--version" in words:
+        print(describe_version())
         return 0
     keys = dict(word.partition("=")[::2] for word in words)
     unknown = [key for key in keys if key not in KEYS]

@@ -21,12 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from tests.null_gpu.recording import Record, recording
 from vitaos import cli
-from vitaos.assembly import builders
+from vitaos.assembly import builders, training
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.batch import Batch
 from vitaos.config import TrainConfig
-from vitaos.engine.loss import CrossEntropy
-from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import initialize
 
@@ -105,20 +103,8 @@ def build_trainer(words: list[str]) -> Trainer:
         config = cli.compose([*_RECIPE, f"data.root={root}", *words], config_name="train", schema=TRAIN_SCHEMA)
     world = initialize(config.device)
     model = builders.build_model(config, _CLASSES, recipe=config.recipe).to(world.device)
-    loader = _RandomImages(config)
-    schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
-    return Trainer(
-        model=model,
-        loss=CrossEntropy(config.recipe.smoothing),
-        optimizer=builders.build_optimizer(config, model, schedule),
-        schedule=schedule,
-        loader=loader,
-        transform=builders.build_train_transform(config, _CLASSES),
-        evaluate=lambda _: {},
-        ema=builders.build_ema(config, model),
-        precision=build_precision(config.precision, world.device),
-        settings=builders.build_settings(config),
-        world=world,
+    return training.build_trainer(
+        config, model, _RandomImages(config), world, num_classes=_CLASSES, evaluate=lambda _: {}
     )
 
 
