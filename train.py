@@ -1,6 +1,6 @@
 """Train a model: ``torchrun train.py model=deit_s24 attnscale=true`` (``--help`` lists the groups and keys).
 
-A run: configuration -> data -> model -> engine -> outputs, told in vitaos/assembly/run.py.
+A run: configuration -> data -> model -> engine -> outputs, in vitaos/assembly/run.py.
 """
 
 from vitaos import cli

@@ -1,4 +1,4 @@
-"""The words of a command line, ``key=value``, before Hydra composes them.
+"""The overrides of a command line, ``key=value``, before Hydra composes them.
 
 Short forms are written in full. What Hydra's grammar takes for something else than a newcomer means (``~``, ``#``,
 letters beyond ASCII, ``=``) is quoted; what it answers with an exception of its own is refused, with the key and what
@@ -58,7 +58,7 @@ def refuse_several_values(overrides: Sequence[str]) -> None:
     """Refuse a sweep's ``key=a,b`` where no sweep was asked for.
 
     Raises:
-        ConfigError: naming the word.
+        ConfigError: naming the override.
     """
     for word in overrides:
         if _parse(word).is_sweep_override():
@@ -66,10 +66,10 @@ def refuse_several_values(overrides: Sequence[str]) -> None:
 
 
 def check(overrides: Sequence[str], config_name: str, schema: type[Any]) -> None:
-    """Refuse the words of one job that Hydra would answer with a trace, or take for something else.
+    """Refuse the overrides of one job that Hydra would answer with a trace, or take for something else.
 
     Raises:
-        ConfigError: naming the word and what would be right.
+        ConfigError: naming the override and what would be right.
     """
     groups = groups_of(config_name)
     for word in overrides:

@@ -1,7 +1,7 @@
 """The check of a GPU: ``scripts/check_gpu.sh [out=runs/gpu-check] [device=auto] [data.root=DIR] [parts=doctor,step]``.
 
 Runs every part as a process of its own (or those that parts= names), prints what each found, and at the end a table;
-everything is written to OUT/check.json, what the processes said to OUT/PART.log. Without a GPU (or with device=cpu) the
+everything is written to OUT/check.json, their output to OUT/PART.log. Without a GPU (or with device=cpu) the
 same parts run on the CPU in small, and the tests that need a GPU are skipped. Ends with status 0 where all held, 1
 where something did not, 2 for a command line that cannot be.
 """
@@ -35,13 +35,13 @@ class Row:
         return f"{self.status:<8} {self.part:<16} {self.seconds:6.0f} s  {self.found}"
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the parts, print the table, write the file; returns the exit status."""
-    if {"-h", "--help", "help"} & set(words):
+    if {"-h", "--help", "help"} & set(arguments):
         print(f"{__doc__}\nParts: {', '.join(PARTS)}")
         return 0
     try:
-        context, names = _read(words)
+        context, names = _read(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -62,13 +62,13 @@ def main(words: Sequence[str]) -> int:
     return 0 if held else 1
 
 
-def _read(words: Sequence[str]) -> tuple[Context, list[str]]:
+def _read(arguments: Sequence[str]) -> tuple[Context, list[str]]:
     """The command line as a context (its folder empty) and the names of the parts.
 
     Raises:
         ValueError: an unknown key, device or part; no CUDA device where one is asked for.
     """
-    keys = dict(word.partition("=")[::2] for word in words)
+    keys = dict(argument.partition("=")[::2] for argument in arguments)
     for key, value in keys.items():
         if key not in KEYS or not value:
             raise ValueError(f"{key}: the keys are {', '.join(f'{known}=...' for known in KEYS)}")
@@ -85,7 +85,7 @@ def _read(words: Sequence[str]) -> tuple[Context, list[str]]:
         raise ValueError(f"out={out} holds other things: name a folder that is empty or new")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    (out / "check.log").write_text(" ".join(words) + "\n", encoding="utf-8")
+    (out / "check.log").write_text(" ".join(arguments) + "\n", encoding="utf-8")
     return Context(out=out, device=chosen, data_root=keys.get("data.root")), names
 
 

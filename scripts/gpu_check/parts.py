@@ -50,7 +50,7 @@ class Context:
         """Whether the real thing is checked."""
         return self.device == "cuda"
 
-    def python(self, name: str, *words: str, limit_s: float) -> str:
+    def python(self, name: str, *arguments: str, limit_s: float) -> str:
         """Run ``python WORDS`` from the repository, its output in NAME.log; returns it.
 
         Raises:
@@ -60,44 +60,44 @@ class Context:
         with log.open("a", encoding="utf-8") as file:
             try:
                 status = subprocess.run(
-                    [sys.executable, *words], cwd=ROOT, stdout=file, stderr=file, timeout=limit_s, check=False
+                    [sys.executable, *arguments], cwd=ROOT, stdout=file, stderr=file, timeout=limit_s, check=False
                 ).returncode
             except subprocess.TimeoutExpired:
                 raise NotHeldError(f"took longer than {limit_s:.0f} s; see {log}") from None
-        said = log.read_text(encoding="utf-8", errors="replace")
-        if status == _NO_TESTS_RAN and "pytest" in words:
-            raise NothingRanError(_last_line(said))
+        output = log.read_text(encoding="utf-8", errors="replace")
+        if status == _NO_TESTS_RAN and "pytest" in arguments:
+            raise NothingRanError(_last_line(output))
         if status:
-            raise NotHeldError(f"status {status}: {_last_line(said)}; see {log}")
-        return said
+            raise NotHeldError(f"status {status}: {_last_line(output)}; see {log}")
+        return output
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip("= ") if lines else "nothing was said"
+    return lines[-1].strip("= ") if lines else "nothing was printed"
 
 
 def doctor(context: Context) -> str:
     """The machine, by ``vitaos doctor``."""
-    words = [f"data.root={context.data_root}"] if context.data_root else []
-    words += [f"out={context.out}", f"json={context.out / 'doctor.details.json'}"]
-    return _last_line(context.python("doctor", "scripts/doctor.py", *words, limit_s=300))
+    arguments = [f"data.root={context.data_root}"] if context.data_root else []
+    arguments += [f"out={context.out}", f"json={context.out / 'doctor.details.json'}"]
+    return _last_line(context.python("doctor", "scripts/doctor.py", *arguments, limit_s=300))
 
 
 def tests(context: Context, *, name: str, files: tuple[str, ...], choose: str) -> str:
     """Tests marked `gpu`, chosen by pytest's -k."""
-    words = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-k", choose, *files]
-    said = _last_line(context.python(name, *words, limit_s=300))
-    if "passed" not in said:
-        raise NothingRanError(f"{said}: they need a CUDA device")
-    return said
+    arguments = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-k", choose, *files]
+    output = _last_line(context.python(name, *arguments, limit_s=300))
+    if "passed" not in output:
+        raise NothingRanError(f"{output}: they need a CUDA device")
+    return output
 
 
 def learns(context: Context, *, name: str, overrides: tuple[str, ...]) -> str:
     """A run on digits that has to reach 90%."""
-    words = ["data=digits", f"data.root={context.out / 'data'}", "data.loader=folder", f"device={context.device}"]
-    words += [f"out={context.out / 'runs'}", f"name={name}", "depth=4", "evaluate_every=7", *overrides]
-    context.python(name, "train.py", *words, limit_s=180 if context.on_gpu else 1800)
+    arguments = ["data=digits", f"data.root={context.out / 'data'}", "data.loader=folder", f"device={context.device}"]
+    arguments += [f"out={context.out / 'runs'}", f"name={name}", "depth=4", "evaluate_every=7", *overrides]
+    context.python(name, "train.py", *arguments, limit_s=180 if context.on_gpu else 1800)
     lines = (context.out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     best = max(max(record.get("val_top1", 0.0), record.get("ema_top1", 0.0)) for record in records)
@@ -109,16 +109,29 @@ def learns(context: Context, *, name: str, overrides: tuple[str, ...]) -> str:
 def resumes(context: Context, *, name: str, compiled: bool) -> str:
     """A run that is killed and continued ends in the very state of one that was not; 197 tokens, as on ImageNet."""
     steps, every = (240, 20) if context.on_gpu else (12, 2)
-    words = ["train.py", "data=digits", f"data.root={context.out / 'data'}", "data.loader=folder", "data.img_size=224"]
-    words += ["model=deit_ti12", "depth=2", "attnscale=true", "featscale=true", "batch_size=16", "evaluate_every=100"]
-    words += [f"device={context.device}", f"precision={'bf16' if context.on_gpu else 'fp32'}", "deterministic=true"]
-    words += [f"compile={str(compiled).lower()}", f"steps={steps}", f"checkpoint_every={every}"]
-    words += [f"out={context.out / 'runs'}"]
+    arguments = [
+        "train.py",
+        "data=digits",
+        f"data.root={context.out / 'data'}",
+        "data.loader=folder",
+        "data.img_size=224",
+    ]
+    arguments += [
+        "model=deit_ti12",
+        "depth=2",
+        "attnscale=true",
+        "featscale=true",
+        "batch_size=16",
+        "evaluate_every=100",
+    ]
+    arguments += [f"device={context.device}", f"precision={'bf16' if context.on_gpu else 'fp32'}", "deterministic=true"]
+    arguments += [f"compile={str(compiled).lower()}", f"steps={steps}", f"checkpoint_every={every}"]
+    arguments += [f"out={context.out / 'runs'}"]
     limit_s = 150 if context.on_gpu else 1800
-    context.python(name, *words, f"name={name}-whole", limit_s=limit_s)
+    context.python(name, *arguments, f"name={name}-whole", limit_s=limit_s)
     folder = context.out / "runs" / f"{name}-cut" / "checkpoints"
-    killed_at = _start_and_kill(context, name, [*words, f"name={name}-cut"], folder, limit_s)
-    context.python(name, *words, f"name={name}-cut", limit_s=limit_s)
+    killed_at = _start_and_kill(context, name, [*arguments, f"name={name}-cut"], folder, limit_s)
+    context.python(name, *arguments, f"name={name}-cut", limit_s=limit_s)
     whole, cut = (
         load_checkpoint(context.out / "runs" / f"{name}-{kind}" / "checkpoints" / "last.pt")
         for kind in ("whole", "cut")
@@ -129,10 +142,10 @@ def resumes(context: Context, *, name: str, compiled: bool) -> str:
     return f"killed after step {killed_at} of {steps}, continued: the same to the last bit"
 
 
-def _start_and_kill(context: Context, name: str, words: list[str], folder: Path, limit_s: float) -> int:
+def _start_and_kill(context: Context, name: str, arguments: list[str], folder: Path, limit_s: float) -> int:
     """Start a run and kill it once its first checkpoint lies there; the step of its newest one."""
     with (context.out / f"{name}.log").open("a", encoding="utf-8") as file:
-        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=file, stderr=file)
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=file, stderr=file)
         try:
             end = time.monotonic() + limit_s
             while not (found := sorted(folder.glob("step-*.pt"))):
@@ -172,7 +185,7 @@ def step(context: Context) -> str:
     size = ["compile=both", "rounds=5", "steps=5"]
     if not context.on_gpu:
         size = ["depth=2", "batch_size=2", "rounds=1"]
-    words = [
+    arguments = [
         "step",
         "mode=train",
         "attnscale=true",
@@ -180,7 +193,7 @@ def step(context: Context) -> str:
         f"out={context.out / 'step.details.json'}",
         *size,
     ]
-    context.python("step", "scripts/benchmark.py", *words, limit_s=240 if context.on_gpu else 1800)
+    context.python("step", "scripts/benchmark.py", *arguments, limit_s=240 if context.on_gpu else 1800)
     rows = json.loads((context.out / "step.details.json").read_text())["rows"]
     best = max((row for row in rows if row["mode"] == "train"), key=lambda row: float(row["images_per_s"]))
     how = "compiled" if best["compiled"] else "eager"
@@ -191,8 +204,8 @@ def step(context: Context) -> str:
 def augment(context: Context) -> str:
     """Rates of the augmentation on the device and of timm's on the CPU."""
     size = ["batch_size=1024"] if context.on_gpu else ["batch_size=16", "batches=1", "images=16"]
-    words = ["augment", f"device={context.device}", f"out={context.out / 'augment.details.json'}", *size]
-    context.python("augment", "scripts/benchmark.py", *words, limit_s=120 if context.on_gpu else 600)
+    arguments = ["augment", f"device={context.device}", f"out={context.out / 'augment.details.json'}", *size]
+    context.python("augment", "scripts/benchmark.py", *arguments, limit_s=120 if context.on_gpu else 600)
     ours, theirs = json.loads((context.out / "augment.details.json").read_text())["rows"][:2]
     return f"{ours['images_per_s']:.0f} images/s on the device, timm on a core {theirs['images_per_s']:.0f}"
 

@@ -64,7 +64,7 @@ def test_data_that_are_not_there_fail(tmp_path: Path) -> None:
     assert finding.status == "failed"
     assert "write_ffcv" in finding.cure
     (tmp_path / "photos" / "train").mkdir()
-    assert data.root(str(tmp_path / "photos"))[-1].says == "its files are empty or cannot be read"
+    assert data.root(str(tmp_path / "photos"))[-1].detail == "its files are empty or cannot be read"
 
 
 def test_a_slow_disk_and_a_small_memory_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,4 +130,4 @@ def test_a_check_that_breaks_does_not_end_the_report(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command, "CHECKS", (broken, software.python))
     found = command.examine(None, str(tmp_path))
     assert [finding.status for finding in found][:2] == ["failed", "ok"]
-    assert "no /proc" in found[0].says
+    assert "no /proc" in found[0].detail

@@ -34,7 +34,7 @@ def train(config: TrainConfig) -> Run:
     # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. The ranks
     # watch each other before any waits for another, and requests to leave are heard before anything is taken. The data
     # is opened before the run folder, so that a refused run leaves none; the folder is locked before the model is
-    # built, since it says where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
+    # built, since it holds where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
     # run starts from exactly the objects of a new one.
     check_possible(config)
     with ExitStack() as stack:

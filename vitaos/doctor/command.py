@@ -26,15 +26,15 @@ CHECKS: Final[tuple[Callable[[], list[Finding]], ...]] = (
 USER_ERROR: Final = 2
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print the report, write it where ``json=`` says, and return the exit status."""
-    if {"-h", "--help", "help"} & set(words):
+    if {"-h", "--help", "help"} & set(arguments):
         print(__doc__)
         return 0
-    if "--version" in words:
+    if "--version" in arguments:
         print(describe_version())
         return 0
-    keys = dict(word.partition("=")[::2] for word in words)
+    keys = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = [key for key in keys if key not in KEYS]
     if unknown or not all(keys.values()):
         wrong = unknown[0] if unknown else next(key for key, value in keys.items() if not value)

@@ -43,16 +43,16 @@ def _rates(folder: Path, betons: list[Path]) -> list[Finding]:
         return [failed("data.root", "its files are empty or cannot be read", "look at their owner and permissions")]
     _, again, cached = _read(files, drop_cache=False)
     rate, cached_rate = read / seconds / 1e6, again / cached / 1e6
-    says = f"{rate:.0f} MB/s ({1e6 * rate / _IMAGE_BYTES:.0f} images/s of ImageNet), {read / 1e6:.0f} MB read"
+    detail = f"{rate:.0f} MB/s ({1e6 * rate / _IMAGE_BYTES:.0f} images/s of ImageNet), {read / 1e6:.0f} MB read"
     slow = 1e6 * rate < _IMAGES_A_SECOND * _IMAGE_BYTES
     cure = "copy the data to a local SSD, or read it once into the page cache before the run"
-    findings = [warning("disk", says, cure) if slow else ok("disk", says)]
+    findings = [warning("disk", detail, cure) if slow else ok("disk", detail)]
     findings.append(ok("page cache", f"{cached_rate:.0f} MB/s"))
     memory = available_memory()
     if betons and memory:
-        says = f"{size / 2**30:.1f} GiB of .beton files, {memory / 2**30:.1f} GiB of memory"
+        detail = f"{size / 2**30:.1f} GiB of .beton files, {memory / 2**30:.1f} GiB of memory"
         cure = "epochs will be read from the disk: a local SSD, more memory, or a smaller max_resolution"
-        findings.append(ok("data in memory", says) if size < memory else warning("data in memory", says, cure))
+        findings.append(ok("data in memory", detail) if size < memory else warning("data in memory", detail, cure))
     return findings
 
 
@@ -92,5 +92,7 @@ def out(path: str) -> list[Finding]:
     if not os.access(folder, os.W_OK):
         return [failed("out", f"{folder} cannot be written", "out=DIR on a disk that is yours")]
     free = shutil.disk_usage(folder).free
-    says = f"{free / 2**30:.0f} GiB free at {folder}"
-    return [warning("out", says, "out=DIR on a larger disk, or fewer checkpoints") if free < _ROOM else ok("out", says)]
+    detail = f"{free / 2**30:.0f} GiB free at {folder}"
+    return [
+        warning("out", detail, "out=DIR on a larger disk, or fewer checkpoints") if free < _ROOM else ok("out", detail)
+    ]

@@ -13,30 +13,30 @@ class Finding:
     Attributes:
         what: the thing, in a word or two.
         status: "failed" is what training cannot do without, "warning" what costs time or a feature.
-        says: what was found.
+        detail: what was found.
         cure: what to do about it; empty where all is well.
     """
 
     what: str
     status: Status
-    says: str
+    detail: str
     cure: str = ""
 
     def __str__(self) -> str:
         cure = f"\n{'':10}-> {self.cure}" if self.cure else ""
-        return f"{self.status:<10}{self.what}: {self.says}{cure}"
+        return f"{self.status:<10}{self.what}: {self.detail}{cure}"
 
 
-def ok(what: str, says: str) -> Finding:
+def ok(what: str, detail: str) -> Finding:
     """All is well."""
-    return Finding(what, "ok", says)
+    return Finding(what, "ok", detail)
 
 
-def warning(what: str, says: str, cure: str) -> Finding:
+def warning(what: str, detail: str, cure: str) -> Finding:
     """It works, at a price."""
-    return Finding(what, "warning", says, cure)
+    return Finding(what, "warning", detail, cure)
 
 
-def failed(what: str, says: str, cure: str) -> Finding:
+def failed(what: str, detail: str, cure: str) -> Finding:
     """Training will not work."""
-    return Finding(what, "failed", says, cure)
+    return Finding(what, "failed", detail, cure)

@@ -17,8 +17,8 @@ def cuda() -> list[Finding]:
     driver, listed = _driver()
     built = torch.version.cuda
     if torch.cuda.is_available():
-        says = f"{driver or 'its version is unknown without nvidia-smi'}, knows CUDA {_known_cuda()}"
-        return [ok("CUDA", f"torch is built for {built}"), ok("driver", says)]
+        detail = f"{driver or 'its version is unknown without nvidia-smi'}, knows CUDA {_known_cuda()}"
+        return [ok("CUDA", f"torch is built for {built}"), ok("driver", detail)]
     if not listed:
         return [warning("CUDA", "no GPU here", "nothing, if training is to run elsewhere; device=cpu works meanwhile")]
     if built is None:
@@ -69,16 +69,18 @@ def _gpu(index: int) -> Finding:
         torch.zeros(8, device=f"cuda:{index}").add_(1).tolist()
     except RuntimeError as error:  # a mode of exclusive use, a broken card, a driver of another version
         return failed(what, str(error).splitlines()[0], "look at nvidia-smi, and end what holds this GPU")
-    says = f"{properties.name}, {total / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
+    detail = f"{properties.name}, {total / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
     codes = torch.cuda.get_arch_list()
     if not any(_runs(code, properties.major, properties.minor) for code in codes):
-        return failed(what, f"{says}; this torch has code for {', '.join(codes)}", "install a torch built for this GPU")
+        return failed(
+            what, f"{detail}; this torch has code for {', '.join(codes)}", "install a torch built for this GPU"
+        )
     if total - free > _BUSY_SHARE * total:
         used = (total - free) / 2**30
-        return warning(what, f"{says}; {used:.0f} GiB are in use", "end the other program, or choose another GPU")
+        return warning(what, f"{detail}; {used:.0f} GiB are in use", "end the other program, or choose another GPU")
     if properties.major < _BF16_CAPABILITY:
-        return warning(what, f"{says}: no bfloat16", "train with precision=fp16")
-    return ok(what, says)
+        return warning(what, f"{detail}: no bfloat16", "train with precision=fp16")
+    return ok(what, detail)
 
 
 def _runs(code: str, major: int, minor: int) -> bool:

@@ -22,14 +22,14 @@ def cores() -> list[Finding]:
     """Cores that this process may use, for each GPU."""
     mine, whole = usable_cores(), os.cpu_count() or 1
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    says = f"{mine} of {whole} may be used"
+    detail = f"{mine} of {whole} may be used"
     if not gpus:
-        return [ok("cores", says)]
-    says += f", {mine / gpus:g} for each of {gpus} GPU(s)"
+        return [ok("cores", detail)]
+    detail += f", {mine / gpus:g} for each of {gpus} GPU(s)"
     if mine < CORES_A_GPU * gpus:
         cure = f"ask for {CORES_A_GPU * gpus} (sbatch --cpus-per-task), or write FFCV files: they decode fastest"
-        return [warning("cores", says, cure)]
-    return [ok("cores", says)]
+        return [warning("cores", detail, cure)]
+    return [ok("cores", detail)]
 
 
 def usable_cores() -> int:
@@ -43,19 +43,19 @@ def memory() -> list[Finding]:
     available = available_memory()
     gpus = max(1, torch.cuda.device_count() if torch.cuda.is_available() else 1)
     if available:
-        says = f"{available / 2**30:.0f} GiB available"
+        detail = f"{available / 2**30:.0f} GiB available"
         if available < _MEMORY_A_GPU * gpus:
             cure = f"ask for {_MEMORY_A_GPU * gpus >> 30} GiB (sbatch --mem), or lower data.workers and data.prefetch"
-            findings.append(warning("memory", says, cure))
+            findings.append(warning("memory", detail, cure))
         else:
-            findings.append(ok("memory", says))
+            findings.append(ok("memory", detail))
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total
-        says = f"/dev/shm holds {size / 2**30:.1f} GiB"
+        detail = f"/dev/shm holds {size / 2**30:.1f} GiB"
         cure = "docker run --ipc=host (or --shm-size=8g); FFCV files do without it"
         small = size < _SHARED_MEMORY
-        findings.append(warning("shared memory", says, cure) if small else ok("shared memory", says))
+        findings.append(warning("shared memory", detail, cure) if small else ok("shared memory", detail))
     return findings
 
 
@@ -69,21 +69,21 @@ def available_memory() -> int:
 def limits() -> list[Finding]:
     """``ulimit``: open files, processes and locked memory."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    says = f"ulimit -n is {_limit(files)}"
+    detail = f"ulimit -n is {_limit(files)}"
     few = files != resource.RLIM_INFINITY and files < _OPEN_FILES
-    findings = [warning("open files", says, f"ulimit -n {_OPEN_FILES}") if few else ok("open files", says)]
+    findings = [warning("open files", detail, f"ulimit -n {_OPEN_FILES}") if few else ok("open files", detail)]
     processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    says = f"ulimit -u is {_limit(processes)}"
+    detail = f"ulimit -u is {_limit(processes)}"
     few = processes != resource.RLIM_INFINITY and processes < _OPEN_FILES
-    findings.append(warning("processes", says, f"ulimit -u {_OPEN_FILES}") if few else ok("processes", says))
+    findings.append(warning("processes", detail, f"ulimit -u {_OPEN_FILES}") if few else ok("processes", detail))
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    says = f"ulimit -l is {_limit(locked, 1024)}"
+    detail = f"ulimit -l is {_limit(locked, 1024)}"
     if locked != resource.RLIM_INFINITY and Path("/dev/infiniband").exists():
         return [
             *findings,
-            warning("locked memory", says, "ulimit -l unlimited: NCCL over InfiniBand locks its buffers"),
+            warning("locked memory", detail, "ulimit -l unlimited: NCCL over InfiniBand locks its buffers"),
         ]
-    return [*findings, ok("locked memory", says)]
+    return [*findings, ok("locked memory", detail)]
 
 
 def _limit(value: int, unit: int = 1) -> str:
@@ -95,8 +95,8 @@ def scheduler(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     if "SLURM_JOB_ID" not in environment:
         return [ok("SLURM", "not in a job")]
     shown = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE")
-    says = ", ".join(f"{name.removeprefix('SLURM_')}={environment[name]}" for name in shown if name in environment)
-    findings = [ok("SLURM", says)]
+    detail = ", ".join(f"{name.removeprefix('SLURM_')}={environment[name]}" for name in shown if name in environment)
+    findings = [ok("SLURM", detail)]
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     asked = _number(environment.get("SLURM_GPUS_ON_NODE"))
     if asked is not None and asked > gpus:
@@ -106,9 +106,9 @@ def scheduler(environment: Mapping[str, str] = os.environ) -> list[Finding]:
             findings.append(warning("SLURM GPUs", f"the job has {asked} here, torch sees {gpus}", cure))
     tasks = _number(environment.get("SLURM_NTASKS_PER_NODE"))
     if tasks is not None and tasks > 1 and "SLURM_STEP_ID" not in environment:
-        says = f"{tasks} tasks a node were asked for, and this is not one of them"
+        detail = f"{tasks} tasks a node were asked for, and this is not one of them"
         cure = "start with srun, or ask for one task a node and let torchrun start the processes (train.sbatch does)"
-        findings.append(warning("SLURM tasks", says, cure))
+        findings.append(warning("SLURM tasks", detail, cure))
     if asked and "SLURM_CPUS_PER_TASK" not in environment and "SLURM_CPUS_PER_GPU" not in environment:
         cure = f"sbatch --cpus-per-task={CORES_A_GPU * asked} (or --cpus-per-gpu={CORES_A_GPU})"
         findings.append(warning("SLURM cores", "the job asked for no number of cores", cure))
@@ -125,5 +125,5 @@ def threads(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked is None or asked * max(gpus, 1) <= usable_cores():
         return [ok("threads", f"OMP_NUM_THREADS is {asked if asked is not None else 'not set (torchrun sets 1)'}")]
-    says = f"OMP_NUM_THREADS={asked} for each of {max(gpus, 1)} process(es) on {usable_cores()} cores"
-    return [warning("threads", says, "export OMP_NUM_THREADS=1")]
+    detail = f"OMP_NUM_THREADS={asked} for each of {max(gpus, 1)} process(es) on {usable_cores()} cores"
+    return [warning("threads", detail, "export OMP_NUM_THREADS=1")]

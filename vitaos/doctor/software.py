@@ -29,10 +29,10 @@ _FFCV_CURE: Final = (
 def python() -> list[Finding]:
     """The interpreter."""
     version = sys.version_info[:2]
-    says = f"{sys.version.split()[0]} at {sys.executable}"
+    detail = f"{sys.version.split()[0]} at {sys.executable}"
     if _OLDEST_PYTHON <= version <= _NEWEST_PYTHON:
-        return [ok("Python", says)]
-    return [failed("Python", says, "use Python 3.10 to 3.12: VITAOS_PYTHON=/path/to/python3.11 scripts/setup.sh")]
+        return [ok("Python", detail)]
+    return [failed("Python", detail, "use Python 3.10 to 3.12: VITAOS_PYTHON=/path/to/python3.11 scripts/setup.sh")]
 
 
 def packages() -> list[Finding]:
