@@ -26,7 +26,7 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
         return None
     try:
         source = sources.find(config.init, model)
-        content = load_file(source.path)
+        content = load_file(source.path) if source.content is None else source.content
         weights = _choose(config.init_weights, content, source.path)
         report = load_weights(model, content, weights=weights, classifier="fit")
     except ValueError as error:

@@ -25,10 +25,12 @@ class Source:
     Attributes:
         path: the file on this machine.
         preprocessing: ``mean``, ``std`` and whatever else is said of the images; empty where nothing is.
+        content: what the file holds, where it was read to choose it.
     """
 
     path: Path
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] | None = None
 
 
 def find(source: str, model: nn.Module) -> Source:
@@ -68,7 +70,7 @@ def _of_directory(folder: Path) -> Source:
     found = find_newest(folder)
     if found is None:
         raise ValueError(f"neither a checkpoint of a run nor {WEIGHTS_NAME} is in that folder")
-    return Source(found.path)
+    return Source(found.path, content=found.contents)
 
 
 def _of_folder(source: str) -> Source:
