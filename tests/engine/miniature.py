@@ -13,7 +13,7 @@ from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.optim import build_optimizer
-from vitaos.engine.precision import build_precision
+from vitaos.engine.precision import LossScale, build_precision
 from vitaos.engine.schedule import build_schedule
 from vitaos.engine.settings import Settings
 from vitaos.engine.trainer import Trainer
@@ -226,3 +226,23 @@ def make_trainer(
         preemption=preemption,
         sinks=sinks,
     )
+
+
+def follow_grad_scaler(device: torch.device) -> LossScale:
+    """Our loss scale after a walk of overflows and calm steps, compared with torch's GradScaler after each."""
+    weight = nn.Parameter(torch.ones(3, device=device))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    theirs = torch.amp.GradScaler(device.type, growth_interval=3)
+    ours = LossScale(device, growth_interval=3)
+    calm = torch.tensor(False, device=device)
+    for overflow in [True, False, False, False, False, True, True, False, False, False, True]:
+        theirs.scale(weight.sum()).backward()
+        if overflow:
+            assert weight.grad is not None
+            weight.grad[0] = torch.inf
+        theirs.step(optimizer)
+        theirs.update()
+        optimizer.zero_grad()
+        ours.update(torch.tensor(overflow, device=device), calm)
+        assert float(ours.scale) == theirs.get_scale()
+    return ours

@@ -1,18 +1,27 @@
 """What only a CUDA device can show: number formats, compilation, and that no step waits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from miniature import InMemoryCheckpoints, RecordingSink, assert_same, final_state, make_trainer, tiny_vit
+from miniature import (
+    InMemoryCheckpoints,
+    RecordingSink,
+    assert_same,
+    final_state,
+    follow_grad_scaler,
+    make_trainer,
+    tiny_vit,
+)
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitaos import attach
-from vitaos.engine.precision import LossScale, determinism
+from vitaos.engine.precision import determinism
 from vitaos.runtime.world import World, initialize, shutdown
 
 pytestmark = [
@@ -55,11 +64,8 @@ def test_a_step_does_not_wait_for_the_device(world: World, precision: str) -> No
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_resumes_exactly(world: World, precision: str) -> None:
-    def build(**keywords: Any) -> Any:
-        return make_trainer(world, precision=precision, epochs=1, **keywords)
-
+def assert_resumes_exactly(build: Callable[..., Any]) -> None:
+    """A trainer that takes over the state after three steps ends as the one that went on."""
     with determinism():
         whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
         whole.fit()
@@ -67,6 +73,11 @@ def test_resumes_exactly(world: World, precision: str) -> None:
         again.load_state_dict(checkpoints.saved[0][1])
         again.fit()
     assert_same(final_state(again), final_state(whole))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_resumes_exactly(world: World, precision: str) -> None:
+    assert_resumes_exactly(partial(make_trainer, world, precision=precision, epochs=1))
 
 
 def test_a_suppressed_fused_step_leaves_no_trace(world: World) -> None:
@@ -88,13 +99,7 @@ def test_resumes_exactly_at_the_tokens_of_imagenet(world: World, compiled: bool)
         model = nn.Sequential(nn.Upsample(224), vit)  # the miniature's images have 8 px
         return make_trainer(world, model=model, precision="bf16", epochs=1, compile=compiled, **keywords)
 
-    with determinism():
-        whole = build(checkpoints=(checkpoints := InMemoryCheckpoints()), checkpoint_every=3)
-        whole.fit()
-        again = build()
-        again.load_state_dict(checkpoints.saved[0][1])
-        again.fit()
-    assert_same(final_state(again), final_state(whole))
+    assert_resumes_exactly(build)
 
 
 def test_ddp_over_nccl_of_one_rank_changes_nothing(world: World, tmp_path: Path) -> None:
@@ -116,18 +121,4 @@ def test_ddp_over_nccl_of_one_rank_changes_nothing(world: World, tmp_path: Path)
 
 
 def test_the_loss_scale_follows_torchs_grad_scaler(world: World) -> None:
-    weight = nn.Parameter(torch.ones(3, device=world.device))
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    theirs = torch.amp.GradScaler(world.device.type, growth_interval=3)
-    ours = LossScale(world.device, growth_interval=3)
-    calm = torch.tensor(False, device=world.device)
-    for overflow in [True, False, False, False, False, True, True, False, False, False, True]:
-        theirs.scale(weight.sum()).backward()
-        if overflow:
-            assert weight.grad is not None
-            weight.grad[0] = torch.inf
-        theirs.step(optimizer)
-        theirs.update()
-        optimizer.zero_grad()
-        ours.update(torch.tensor(overflow, device=world.device), calm)
-        assert float(ours.scale) == theirs.get_scale()
+    follow_grad_scaler(world.device)
