@@ -38,7 +38,7 @@ MAY_SEE = {
     "timm_import": set(),
     "timm_registry": {"backbones", "models", "technique_names"},
     "weights": {"checkpoint", "files", "models", "techniques"},
-    "doctor": {"version"},
+    "doctor": {"commands", "runtime", "version"},
     "root": set(),
     "user_configs": {"root"},
     "overrides": {"config", "root", "suggest", "user_configs"},

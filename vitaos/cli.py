@@ -23,11 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vitaos import config, config_check, overrides, user_configs
 from vitaos.command_help import help_text
-from vitaos.root import ROOT
+from vitaos.root import CONFIGS
 from vitaos.runtime import submitit as sweep_jobs
 from vitaos.version import describe_version
 
-CONFIGS = ROOT / "configs"
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 _OF_PATHS = {

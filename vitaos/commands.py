@@ -1,7 +1,7 @@
-"""The first word of a command line that names a command, as ``vitaos COMMAND`` and ``benchmark.py COMMAND`` take it."""
+"""Command lines that Hydra does not read: the name of a command before its keys, and keys without a configuration."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from vitaos.suggest import did_you_mean
@@ -29,6 +29,19 @@ def take_command(commands: Mapping[str, str], about: str | None) -> str:
         _refuse(name, commands)
     del sys.argv[1]
     return commands[name]
+
+
+def read_keys(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """``key=value`` arguments as a mapping.
+
+    Raises:
+        ValueError: a key that is not `known`, or one without a value.
+    """
+    keys = dict(argument.partition("=")[::2] for argument in arguments)
+    for key, value in keys.items():
+        if key not in known or not value:
+            raise ValueError(f"{key}: the keys are {', '.join(f'{name}=...' for name in known)}")
+    return keys
 
 
 def _refuse(name: str, commands: Mapping[str, str]) -> NoReturn:

@@ -28,16 +28,16 @@ def train(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     from vitaos.assembly.run import train as run
     from vitaos.assembly.schemas import TRAIN_SCHEMA
-    from vitaos.checkpoint.folder import CHECKPOINTS, candidates
+    from vitaos.checkpoint.folder import candidates
     from vitaos.metrics_reader import read_metrics
 
     status, folder = run(_compose("train", TRAIN_SCHEMA, overrides))
-    newest = candidates(folder.path / CHECKPOINTS)
+    newest = candidates(folder.checkpoints)
     return {
         "folder": str(folder.path),
         "status": status,
         "checkpoint": str(newest[0]) if newest else None,
-        "metrics": read_metrics(folder.path / "metrics.jsonl"),
+        "metrics": read_metrics(folder.metrics),
     }
 
 

@@ -18,11 +18,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from vitaos.config import ConfigError, declared_fields, technique_flags
-from vitaos.root import ROOT
+from vitaos.root import CONFIGS
 from vitaos.suggest import did_you_mean
 from vitaos.user_configs import user_folders
 
-CONFIGS: Final = ROOT / "configs"
 _OF_THE_GRAMMAR: Final = set("'\"[]{},\\")
 """Characters with a meaning: a value that holds one is quoted by whoever typed it, or not at all."""
 _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")

@@ -11,3 +11,6 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 ROOT: Final = _PACKAGE / "entry" if (_PACKAGE / "entry" / "configs").is_dir() else _PACKAGE.parent
 """The folder that holds ``train.py`` and ``configs/``."""
+
+CONFIGS: Final = ROOT / "configs"
+"""The configuration files of vitaos itself."""

@@ -7,7 +7,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from vitaos.root import ROOT
+from vitaos.root import CONFIGS
 
 _FLAG = "--config-dir"
 
@@ -17,7 +17,7 @@ def user_folders() -> list[Path]:
     given = [after for word, after in zip(sys.argv, sys.argv[1:], strict=False) if word in {_FLAG, "-cd"}]
     given += [word.partition("=")[2] for word in sys.argv if word.startswith(f"{_FLAG}=")]
     folders = [Path(folder).resolve() for folder in [*given, "configs"]]
-    return [folder for folder in folders if folder.is_dir() and folder != ROOT / "configs"]
+    return [folder for folder in folders if folder.is_dir() and folder != CONFIGS]
 
 
 class UserConfigs(SearchPathPlugin):

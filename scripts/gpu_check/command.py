@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.gpu_check.parts import PARTS, Context, NotHeldError, NothingRanError
+from vitaos.commands import read_keys
 from vitaos.runtime.world import DEVICES, choose_device
 
 KEYS: Final = ("out", "device", "data.root", "parts")
@@ -68,10 +69,7 @@ def _read(arguments: Sequence[str]) -> tuple[Context, list[str]]:
     Raises:
         ValueError: an unknown key, device or part; no CUDA device where one is asked for.
     """
-    keys = dict(argument.partition("=")[::2] for argument in arguments)
-    for key, value in keys.items():
-        if key not in KEYS or not value:
-            raise ValueError(f"{key}: the keys are {', '.join(f'{known}=...' for known in KEYS)}")
+    keys = read_keys(arguments, KEYS)
     names = keys["parts"].split(",") if "parts" in keys else list(PARTS)
     for name in names:
         if name not in PARTS:

@@ -1,7 +1,6 @@
 """The parts of the check, each a function of its context that says what it found, or raises."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from vitaos.checkpoint.folder import step_files
 from vitaos.checkpoint.resume import load_checkpoint
+from vitaos.metrics_reader import read_metrics
 from vitaos.root import ROOT
 
 LEARNED: Final = 90.0  # per cent of held-out digits
@@ -98,8 +99,7 @@ def learns(context: Context, *, name: str, overrides: tuple[str, ...]) -> str:
     arguments = ["data=digits", f"data.root={context.out / 'data'}", "data.loader=folder", f"device={context.device}"]
     arguments += [f"out={context.out / 'runs'}", f"name={name}", "depth=4", "evaluate_every=7", *overrides]
     context.python(name, "train.py", *arguments, limit_s=180 if context.on_gpu else 1800)
-    lines = (context.out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = read_metrics(context.out / "runs" / name / "metrics.jsonl")
     best = max(max(record.get("val_top1", 0.0), record.get("ema_top1", 0.0)) for record in records)
     if best < LEARNED:
         raise NotHeldError(f"{best:.1f}% of the held-out digits, less than {LEARNED:.0f}%")
@@ -109,24 +109,13 @@ def learns(context: Context, *, name: str, overrides: tuple[str, ...]) -> str:
 def resumes(context: Context, *, name: str, compiled: bool) -> str:
     """A run that is killed and continued ends in the very state of one that was not; 197 tokens, as on ImageNet."""
     steps, every = (240, 20) if context.on_gpu else (12, 2)
+    precision = "bf16" if context.on_gpu else "fp32"
     arguments = [
-        "train.py",
-        "data=digits",
-        f"data.root={context.out / 'data'}",
-        "data.loader=folder",
-        "data.img_size=224",
+        *("train.py", "data=digits", f"data.root={context.out / 'data'}", "data.loader=folder", "data.img_size=224"),
+        *("model=deit_ti12", "depth=2", "attnscale=true", "featscale=true", "batch_size=16", "evaluate_every=100"),
+        *(f"device={context.device}", f"precision={precision}", "deterministic=true", f"compile={compiled}".lower()),
+        *(f"steps={steps}", f"checkpoint_every={every}", f"out={context.out / 'runs'}"),
     ]
-    arguments += [
-        "model=deit_ti12",
-        "depth=2",
-        "attnscale=true",
-        "featscale=true",
-        "batch_size=16",
-        "evaluate_every=100",
-    ]
-    arguments += [f"device={context.device}", f"precision={'bf16' if context.on_gpu else 'fp32'}", "deterministic=true"]
-    arguments += [f"compile={str(compiled).lower()}", f"steps={steps}", f"checkpoint_every={every}"]
-    arguments += [f"out={context.out / 'runs'}"]
     limit_s = 150 if context.on_gpu else 1800
     context.python(name, *arguments, f"name={name}-whole", limit_s=limit_s)
     folder = context.out / "runs" / f"{name}-cut" / "checkpoints"
@@ -148,7 +137,7 @@ def _start_and_kill(context: Context, name: str, arguments: list[str], folder: P
         process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=file, stderr=file)
         try:
             end = time.monotonic() + limit_s
-            while not (found := sorted(folder.glob("step-*.pt"))):
+            while not (found := step_files(folder)):
                 if process.poll() is not None or time.monotonic() > end:
                     raise NotHeldError(f"no checkpoint appeared; see {context.out / f'{name}.log'}")
                 time.sleep(0.05)
@@ -158,7 +147,7 @@ def _start_and_kill(context: Context, name: str, arguments: list[str], folder: P
             status = process.wait()
     if status != -signal.SIGKILL:
         raise NotHeldError("the run ended before it could be killed: give it more steps")
-    return int(re.sub(r"\D", "", found[-1].stem))
+    return found[0][0]
 
 
 def differences(left: Any, right: Any, path: str) -> list[str]:

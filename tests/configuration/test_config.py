@@ -10,8 +10,7 @@ from vitaos.assembly.fingerprint import check_same_run, run_name, to_dict
 from vitaos.assembly.schemas import EVAL_SCHEMA, TRAIN_SCHEMA
 from vitaos.assembly.stored_config import restore
 from vitaos.config import ConfigError, RecipeConfig, enabled_techniques
-
-CONFIGS = cli.CONFIGS
+from vitaos.root import CONFIGS
 
 
 def compose(*overrides: str) -> object:

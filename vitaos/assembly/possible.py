@@ -44,15 +44,7 @@ def _check_model(config: TrainConfig, classes: int) -> None:
 def _try_on_cpu(config: TrainConfig, classes: int) -> None:
     try:
         _try_model(config, classes, "cpu")
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-    ) as error:
+    except (*_TIMM_SAYS_NO, MemoryError, RuntimeError) as error:
         raise ValueError(_refusal(config, error)) from error
 
 

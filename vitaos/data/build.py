@@ -14,6 +14,7 @@ from vitaos.data.folder.scan import scan_folder
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
 from vitaos.data.splits import DataSource, check_choice, check_classes, resolve_paths
+from vitaos.runtime.processes import usable_cores
 
 
 class TrainLoader(Protocol):
@@ -223,8 +224,7 @@ def build_eval_loader(
 
 def default_workers() -> int:
     """This process's share of the cores it may use: those of its affinity mask over the processes of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _worker_count(workers: int | None) -> int:

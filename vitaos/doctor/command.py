@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from vitaos.commands import read_keys
 from vitaos.doctor import data, gpu, host, software
 from vitaos.doctor.finding import Finding, failed
 from vitaos.version import describe_version
@@ -34,11 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(describe_version())
         return 0
-    keys = dict(argument.partition("=")[::2] for argument in arguments)
-    unknown = [key for key in keys if key not in KEYS]
-    if unknown or not all(keys.values()):
-        wrong = unknown[0] if unknown else next(key for key, value in keys.items() if not value)
-        print(f"error: {wrong}: the keys are {', '.join(f'{key}=...' for key in KEYS)}", file=sys.stderr)
+    try:
+        keys = read_keys(arguments, KEYS)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     findings = []
     for finding in examine(keys.get("data.root"), keys.get("out", "runs")):

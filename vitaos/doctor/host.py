@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from vitaos.doctor.finding import Finding, ok, warning
+from vitaos.runtime.processes import usable_cores
 
 CORES_A_GPU: Final = 8
 """A core decodes about 1,300 images/s of FFCV's ImageNet (docs/scaling.md); a GPU may take some thousands."""
@@ -30,11 +31,6 @@ def cores() -> list[Finding]:
         cure = f"ask for {CORES_A_GPU * gpus} (sbatch --cpus-per-task), or write FFCV files: they decode fastest"
         return [warning("cores", detail, cure)]
     return [ok("cores", detail)]
-
-
-def usable_cores() -> int:
-    """By the affinity mask, where the system has one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> list[Finding]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from vitaos.files import write_text
+from vitaos.runtime.processes import usable_cores
 
 _PACKAGES: Final = (
     "vitaos", "torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "ffcv", "pillow", "safetensors",
@@ -72,13 +73,12 @@ def _processor() -> str:
 
 
 def _hardware() -> dict[str, Any]:
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             devices.append({"name": properties.name, "memory_bytes": properties.total_memory})
-    return {"cpu": _processor(), "cpus": affinity, "machine": platform.machine(), "gpus": devices}
+    return {"cpu": _processor(), "cpus": usable_cores(), "machine": platform.machine(), "gpus": devices}
 
 
 def describe_session(*, seed: int, world_size: int, resumed_from: str | None = None) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""Telling one process from another, also after its number has been given to a new one."""
+"""Telling one process from another, also after its number has been given to a new one; the cores of this one."""
 
 import contextlib
 import os
 import signal
 import threading
 from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by its affinity mask, where the system has one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_start(pid: int) -> int | None:

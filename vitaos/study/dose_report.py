@@ -11,7 +11,7 @@ from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.dose_figures import draw_by_block, draw_learned, draw_response, figure_size, learned_here
-from vitaos.study.labels import axis_label, decimals, file_stem, technique_title
+from vitaos.study.labels import axis_label, decimals, file_stem, interval_text, mean_text, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["dose_rows", "draw_dose_figures", "markdown_of_dose"]
@@ -136,8 +136,7 @@ def _grid(response: DoseResponse, techniques: Sequence[str], text: Callable[[Dos
 
 
 def _mean(point: DosePoint, digits: int) -> str:
-    spread = "" if point.cell.std is None else f" ± {point.cell.std:.{digits}f}"
-    return f"{point.cell.mean:.{digits}f}{spread} ({len(point.cell.runs)})"
+    return f"{mean_text(point.cell.mean, point.cell.std, digits)} ({len(point.cell.runs)})"
 
 
 def _difference(point: DosePoint, digits: int) -> str:
@@ -146,10 +145,9 @@ def _difference(point: DosePoint, digits: int) -> str:
         return "not compared"
     text = f"{difference.value:+.{digits}f}"
     if difference.interval is not None:
-        low, high = difference.interval
-        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+        text += f" {interval_text(difference.interval, digits)}"
     if point.p_value is not None:
         text += f" p = {point.p_value:.2g}"
     if point.bootstrap is not None:
-        text += f" {{{point.bootstrap[0]:+.{digits}f}, {point.bootstrap[1]:+.{digits}f}}}"
+        text += f" {interval_text(point.bootstrap, digits, '{}')}"
     return text

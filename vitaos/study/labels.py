@@ -3,7 +3,16 @@
 import re
 from typing import Final
 
-__all__ = ["axis_label", "decimals", "file_stem", "metric_column", "metric_title", "technique_title"]
+__all__ = [
+    "axis_label",
+    "decimals",
+    "file_stem",
+    "interval_text",
+    "mean_text",
+    "metric_column",
+    "metric_title",
+    "technique_title",
+]
 
 _TITLES: Final = {
     "attnscale": "AttnScale",
@@ -59,6 +68,16 @@ def metric_column(metric: str) -> str:
 def decimals(metric: str) -> int:
     """How many decimals of a metric are worth showing."""
     return 2 if _is_percentage(metric) else 4
+
+
+def mean_text(mean: float, std: float | None, digits: int) -> str:
+    """A mean with the standard deviation over its runs, where there are several."""
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def interval_text(interval: tuple[float, float], digits: int, brackets: str = "[]") -> str:
+    """An interval of a difference, its ends with their signs."""
+    return f"{brackets[0]}{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}{brackets[1]}"
 
 
 def file_stem(*names: str) -> str:

@@ -10,7 +10,7 @@ from vitaos.analysis.style import PAGE, color
 from vitaos.study.budget_report import relative_cost
 from vitaos.study.cells import Cell, Study
 from vitaos.study.dose import DosePoint, DoseResponse
-from vitaos.study.labels import axis_label, decimals, file_stem, metric_title, technique_title
+from vitaos.study.labels import axis_label, decimals, file_stem, interval_text, mean_text, metric_title, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["Leaderboard", "build_leaderboards", "draw_leaderboard", "markdown_of_leaderboard"]
@@ -73,15 +73,15 @@ def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
         row = [
             technique_title(cell.technique),
             str(len(cell.runs)),
-            _mean(cell, digits),
+            mean_text(cell.mean, cell.std, digits),
             f"{_gain(point):+.{digits}f}",
-            _interval(welch, digits),
-            _interval(point.bootstrap, digits),
+            "" if welch is None else interval_text(welch, digits),
+            "" if point.bootstrap is None else interval_text(point.bootstrap, digits),
             "" if point.p_value is None else f"{point.p_value:.2g}",
             "" if cost is None else f"x{cost:.3f}",
         ]
         lines.append("| " + " | ".join(row) + " |")
-    row = ["plain", str(len(plain.runs)), _mean(plain, digits), "", "", "", "", "x1"]
+    row = ["plain", str(len(plain.runs)), mean_text(plain.mean, plain.std, digits), "", "", "", "", "x1"]
     return [*lines, "| " + " | ".join(row) + " |"]
 
 
@@ -136,11 +136,3 @@ def _gain(point: DosePoint) -> float:
 
 def _row_label(point: DosePoint) -> str:
     return f"{technique_title(point.cell.technique)} (n = {len(point.cell.runs)})"
-
-
-def _mean(cell: Cell, digits: int) -> str:
-    return f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
-
-
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "" if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"

@@ -13,7 +13,16 @@ from vitaos.study.cells import Cell, Study, depth_differences
 from vitaos.study.dose import DoseResponse, build_dose_responses
 from vitaos.study.dose_report import dose_rows, draw_dose_figures, markdown_of_dose
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
-from vitaos.study.labels import axis_label, decimals, file_stem, metric_column, metric_title, technique_title
+from vitaos.study.labels import (
+    axis_label,
+    decimals,
+    file_stem,
+    interval_text,
+    mean_text,
+    metric_column,
+    metric_title,
+    technique_title,
+)
 from vitaos.study.leaderboard import (
     Leaderboard,
     build_leaderboards,
@@ -132,8 +141,7 @@ def _overview(study: Study, cells: Sequence[Cell]) -> list[str]:
 
 
 def _mean(study: Study, cell: Cell) -> str:
-    digits = decimals(study.metric)
-    return f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
+    return mean_text(cell.mean, cell.std, decimals(study.metric))
 
 
 def _table(study: Study, cells: Sequence[Cell], has_published: bool) -> list[str]:
@@ -158,7 +166,7 @@ def _difference(cell: Cell, digits: int) -> str:
     value, interval = cell.difference.value, cell.difference.interval
     if interval is None:
         return f"{value:+.{digits}f} ({'n too small' if len(cell.runs) < 2 else 'too little spread'} for an interval)"
-    return f"{value:+.{digits}f} [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+    return f"{value:+.{digits}f} {interval_text(interval, digits)}"
 
 
 def _table_rows(study: Study) -> Iterator[dict[str, Any]]:
