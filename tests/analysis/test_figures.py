@@ -15,7 +15,8 @@ from vitaos.analysis import figures
 from vitaos.analysis.curves import gain_by_layer, similarity_to_previous
 from vitaos.analysis.export import csv_rows, write_csv, write_summary
 from vitaos.analysis.figures import caption, captioned_figure, drawings, save_figures
-from vitaos.analysis.measure import Analysis, measure
+from vitaos.analysis.measure import measure
+from vitaos.analysis.measured import Analysis
 from vitaos.analysis.spectrum import high_frequency_gain
 from vitaos.analysis.style import style
 

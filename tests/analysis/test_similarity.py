@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vitaos.analysis.norms import largest_token_norm, token_norm
 from vitaos.analysis.similarity import effective_rank, map_similarity, token_similarity
 from vitaos.analysis.streaming import RunningMoments
 
@@ -31,6 +32,12 @@ def test_a_token_of_norm_zero_is_orthogonal_to_the_others() -> None:
 def test_token_similarity_needs_two_tokens() -> None:
     with pytest.raises(ValueError, match="two tokens"):
         token_similarity(torch.randn(2, 1, 4))
+
+
+def test_norms_are_the_mean_and_the_longest_of_an_image() -> None:
+    tokens = torch.tensor([[[3.0, 4.0], [0.0, 1.0]], [[0.0, 0.0], [6.0, 8.0]]])
+    torch.testing.assert_close(token_norm(tokens), torch.tensor([3.0, 5.0]))
+    torch.testing.assert_close(largest_token_norm(tokens), torch.tensor([5.0, 10.0]))
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 9), (2, 9, 6)])

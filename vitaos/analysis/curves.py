@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from vitaos.analysis.measure import LEARNED, Analysis, Array, AttentionMeasures, FeatureMeasures
+from vitaos.analysis.measured import LEARNED, Analysis, Array, AttentionMeasures, FeatureMeasures
 from vitaos.analysis.spectrum import high_frequency_gain
 from vitaos.analysis.style import color, legend_below, log_scale, marker, shorten
 
@@ -20,6 +20,7 @@ __all__ = [
     "draw_high_frequency_ratio",
     "draw_learned_scales",
     "draw_map_similarity",
+    "draw_token_norm",
     "draw_token_similarity",
     "gain_by_layer",
     "has_applied",
@@ -51,6 +52,18 @@ def draw_effective_rank(figure: Any, analyses: Sequence[Analysis]) -> None:
     axes.set_ylim(bottom=0)
 
 
+def draw_token_norm(figure: Any, analyses: Sequence[Analysis]) -> None:
+    """Mean norm of the tokens against depth, logarithmic; dashed the longest token of an image."""
+    axes = figure.subplots()
+    for index, run in enumerate(analyses):
+        _plot(axes, index, _feature_segments(run, "token_norm"), of=len(analyses))
+        longest = [(x, mean, [0.0] * len(x)) for x, mean, _ in _feature_segments(run, "largest_token_norm")]
+        _plot(axes, index, longest, linestyle="--", markerfacecolor="white")
+    _finish(figure, axes, analyses, "norm of tokens", dashed="longest of an image", spread=True)
+    axes.set_xlabel("block (0: input of the first)")
+    log_scale(axes)
+
+
 def draw_map_similarity(figure: Any, analyses: Sequence[Analysis]) -> None:
     """Cosine similarity of each attention map, before AttnScale, to the one before it against depth."""
     axes = figure.subplots()
@@ -69,7 +82,9 @@ def draw_high_frequency_gain(figure: Any, analyses: Sequence[Analysis]) -> None:
             _plot(
                 axes, index, _by_stage(run, gain_by_layer(run, applied=False)), linestyle="--", markerfacecolor="white"
             )
-    _finish(figure, axes, analyses, "high-frequency gain", dashed=has_applied(analyses))
+    _finish(
+        figure, axes, analyses, "high-frequency gain", dashed="without AttnScale" if has_applied(analyses) else None
+    )
     axes.set_ylim(bottom=0)
 
 
@@ -147,21 +162,25 @@ def _by_stage(run: Analysis, values: dict[int, float]) -> list[Segment]:
 def _feature_curves(figure: Any, analyses: Sequence[Analysis], name: str, ylabel: str) -> Any:
     axes = figure.subplots()
     for index, run in enumerate(analyses):
-        segments: dict[int, list[FeatureMeasures]] = {}
-        for row in run.features:
-            segments.setdefault(row.stage, []).append(row)
-        curves: list[Segment] = [
-            (
-                [float(row.number) for row in rows],
-                [row.values[name].mean for row in rows],
-                [row.values[name].std for row in rows],
-            )
-            for rows in segments.values()
-        ]
-        _plot(axes, index, curves, of=len(analyses))
+        _plot(axes, index, _feature_segments(run, name), of=len(analyses))
     _finish(figure, axes, analyses, ylabel, spread=True)
     axes.set_xlabel("block (0: input of the first)")
     return axes
+
+
+def _feature_segments(run: Analysis, name: str) -> list[Segment]:
+    """Curves of a measure of features over the block number, broken where a stage begins."""
+    stages: dict[int, list[FeatureMeasures]] = {}
+    for row in run.features:
+        stages.setdefault(row.stage, []).append(row)
+    return [
+        (
+            [float(row.number) for row in rows],
+            [row.values[name].mean for row in rows],
+            [row.values[name].std for row in rows],
+        )
+        for rows in stages.values()
+    ]
 
 
 def _plot(axes: Any, index: int, segments: list[Segment], *, of: int = 1, **keywords: Any) -> None:
@@ -189,7 +208,13 @@ def _spread(axes: Any, block: float, values: Array, shade: str, *, heads: bool) 
 
 
 def _finish(
-    figure: Any, axes: Any, analyses: Sequence[Analysis], ylabel: str, *, dashed: bool = False, spread: bool = False
+    figure: Any,
+    axes: Any,
+    analyses: Sequence[Analysis],
+    ylabel: str,
+    *,
+    dashed: str | None = None,
+    spread: bool = False,
 ) -> None:
     axes.set_ylabel(ylabel)
     _depth_axis(axes)
@@ -201,7 +226,7 @@ def _depth_axis(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=2))
 
 
-def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = False, spread: bool = False) -> None:
+def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: str | None = None, spread: bool = False) -> None:
     handles: list[Any] = []
     labels = []
     for index, run in enumerate(runs):
@@ -210,7 +235,7 @@ def _legend(figure: Any, runs: Sequence[Analysis | None], *, dashed: bool = Fals
             labels.append(shorten(run.label))
     if dashed:
         handles.append(Line2D([], [], color="#555555", linestyle="--"))
-        labels.append("without AttnScale")
+        labels.append(dashed)
     if spread:
         bar = Line2D([], [], linestyle="none", marker="|", markersize=7, color="#555555")
         handles.append(bar if len(runs) > _MOST_BANDS else Patch(facecolor="#555555", alpha=0.25))

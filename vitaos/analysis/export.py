@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vitaos.analysis.curves import gain_by_layer, head_gains_by_layer, similarity_to_previous
-from vitaos.analysis.measure import Analysis, Array, AttentionMeasures
+from vitaos.analysis.measured import Analysis, Array, AttentionMeasures
 from vitaos.analysis.spectrum import response_frequencies
 from vitaos.metrics_reader import finite_or_null
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vitaos.analysis import curves, maps
-from vitaos.analysis.measure import Analysis
+from vitaos.analysis.measured import Analysis
 from vitaos.analysis.style import COLUMN, PAGE, legend_height, shorten, style
 
 __all__ = ["Drawing", "caption", "captioned_figure", "drawings", "new_figure", "save_figures"]
@@ -51,6 +51,7 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
         Drawing("token_similarity", "Token similarity", small, curves.draw_token_similarity),
         Drawing("hf_dc_ratio", "High-frequency to direct-current ratio", small, curves.draw_high_frequency_ratio),
         Drawing("effective_rank", "Effective rank", small, curves.draw_effective_rank),
+        Drawing("token_norm", "Norm of tokens", small, curves.draw_token_norm),
         Drawing("high_frequency_gain", "High-frequency gain of attention", small, curves.draw_high_frequency_gain),
         Drawing("map_similarity", "Similarity of successive attention maps", small, curves.draw_map_similarity),
         Drawing(

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vitaos.analysis.curves import has_applied, head_gains
-from vitaos.analysis.measure import Analysis, Array, AttentionMeasures, FeatureMeasures
+from vitaos.analysis.measured import Analysis, Array, AttentionMeasures, FeatureMeasures
 from vitaos.analysis.spectrum import response_frequencies
 from vitaos.analysis.style import SEQUENTIAL, color, legend_below, shorten
 

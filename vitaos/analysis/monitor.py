@@ -8,7 +8,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from vitaos.analysis.capture import Grid, watch
-from vitaos.analysis.measure import LEARNED
+from vitaos.analysis.measured import LEARNED
 from vitaos.analysis.similarity import token_similarity
 from vitaos.analysis.spectrum import high_frequency_ratio
 

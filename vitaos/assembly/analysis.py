@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vitaos.analysis.export import write_csv, write_summary
 from vitaos.analysis.figures import save_figures
-from vitaos.analysis.measure import Analysis, Provenance, measure
+from vitaos.analysis.measure import measure
+from vitaos.analysis.measured import Analysis, Provenance
 from vitaos.assembly import builders
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint, untrained
 from vitaos.assembly.fingerprint import shape_labels

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vitaos.analysis.measure import LEARNED
+from vitaos.analysis.measured import LEARNED
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint
 from vitaos.checkpoint.folder import run_folder_of

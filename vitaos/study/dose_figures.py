@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from matplotlib.lines import Line2D
 
-from vitaos.analysis.measure import LEARNED
+from vitaos.analysis.measured import LEARNED
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.labels import axis_label, technique_title

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from vitaos.analysis.figures import new_figure
-from vitaos.analysis.measure import LEARNED
+from vitaos.analysis.measured import LEARNED
 from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
