@@ -3,7 +3,8 @@
 #   CIFAR10   class folders train/<class>/* and test/<class>/* (docs/data.md says how to get them)
 #   OUT       where data and runs go (default runs/dose_response)
 # Environment: AT_A_TIME (runs side by side, default one a core), SEEDS, DOSES, ARMS (see below): DOSES=0.5 gives the leaderboard of
-# all remedies at one dose. A run that is finished is not run again and one that was interrupted goes on, so this may be stopped
+# all remedies at one dose; RATES="3e-4 3e-3" tries further peak rates, and the report takes each arm's best on images held out for
+# it. A run that is finished is not run again and one that was interrupted goes on, so this may be stopped
 # and started at any time.
 set -euo pipefail
 source=$(cd "${1:?usage: scripts/dose_response.sh CIFAR10 [OUT]}" && pwd)
@@ -14,8 +15,9 @@ seeds=${SEEDS:-0 1 2 3 4 5 6 7}
 doses=${DOSES:-1 0.5 0.6 0.7 0.25 0 0.8 0.9}
 many_seeds=${MANY_SEEDS:-0.7 0.6 0.5}   # the doses of the fall, where seeds spread most, have all seeds; the others three
 arms=${ARMS:-plain attnscale featscale attnscale+featscale neutreno centered_attention gfsa contranorm layerscale}
+rates=${RATES:-}
 at_a_time=${AT_A_TIME:-$(nproc)}
-export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 python out
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 python out rates
 
 # 1,000 training images a class, by name; 500 others a class are held out for choices (rates); accuracy is that of all test images.
 subset() { # part first count into
@@ -33,34 +35,43 @@ write() { # name part first count
 write train train 1 1000
 write held_out train 1001 500
 write val test 1 1000
+mkdir -p "$out/data/held_out_root" && ln -sfn ../held_out.beton "$out/data/held_out_root/val.beton"
+ln -sfn ../held_out.beton.json "$out/data/held_out_root/val.beton.json"
 
-run() { # seed dose arm
-  local flags
+run() { # seed dose arm [rate]
+  local flags name="r$2-$3-s$1${4:+-lr$4}"
   case "$3" in
     plain) flags="" ;;
     layerscale) flags="layerscale={init:0.1}" ;; # its paper's start at up to 18 blocks
     *) flags="$(tr + '\n' <<<"$3" | sed 's/$/=true/' | tr '\n' ' ')" ;;
   esac
   # shellcheck disable=SC2086  # the flags are words of their own
-  $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="r$2-$3-s$1" \
-    seed="$1" skip_gain="$2" $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/r$2-$3-s$1" "$3" ||
-    echo "failed: $1 $2 $3 (see $out/log.txt)"
+  $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="$name" \
+    seed="$1" skip_gain="$2" ${4:+recipe.lr="$4"} $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/$name" "$3" ||
+    echo "failed: $* (see $out/log.txt)"
 }
-evaluate() { # run, the file that it leaves, further words
-  [ -f "$1/evaluation/$2" ] ||
-    $python eval.py checkpoint="$1" data=ffcv data.root="$out/data" device=cpu "${@:3}" >>"$out/log.txt" 2>&1
+evaluate() { # run, part, folder of the results, the file that it leaves there, further words
+  [ -f "$1/$3/$4" ] ||
+    $python eval.py checkpoint="$1" data=ffcv data.root="$out/data/$2" out="$1/$3" device=cpu "${@:5}" >>"$out/log.txt" 2>&1
 }
-predict() { # run, arm: its answers by image, for the report, and what it does without its learned values
-  evaluate "$1" ffcv-val-predictions.npz && case "$2" in
-    *attnscale* | *featscale*) evaluate "$1" ffcv-val-zeroed.json zero_learned=true predictions=false ;;
-  esac
+predict() { # run, arm: its answers by image, for the report, what it does without its learned values, and what to choose by
+  evaluate "$1" . evaluation ffcv-val-predictions.npz && case "$2" in
+    *attnscale* | *featscale*) evaluate "$1" . evaluation ffcv-val-zeroed.json zero_learned=true predictions=false ;;
+  esac && if [ -n "$rates" ]; then evaluate "$1" held_out_root held_out ffcv-val.json predictions=false; fi
 }
 export -f run evaluate predict
 
 for seed in $seeds; do # a seed is a whole grid: the study can be read while it grows
   for dose in $doses; do
     [ "$seed" -lt 3 ] || [[ " $many_seeds " == *" $dose "* ]] || continue
-    for arm in $arms; do echo "$seed $dose $arm"; done
+    for arm in $arms; do
+      echo "$seed $dose $arm"
+      for rate in $rates; do echo "$seed $dose $arm $rate"; done
+    done
   done
 done | xargs -P "$at_a_time" -I{} bash -c 'run {}'
-$python scripts/report.py runs="$out/runs/*" out="$out/report"
+if [ -z "$rates" ]; then # the recipe's rate for all, also where others have been tried before
+  $python scripts/report.py runs="$out/runs/*-s[0-9]" out="$out/report"
+else
+  $python scripts/report.py runs="$out/runs/*" choose=recipe.lr out="$out/report"
+fi

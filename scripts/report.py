@@ -7,7 +7,7 @@ differs, and compared only at equal epochs, images and cost; every budget is sho
 """
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ class ReportConfig:
     tolerance: float = key(
         0.2, "how much more than plain a technique may cost and still be compared; 0.2: a fifth", low=0, high=1e4
     )
+    choose: str | None = key(
+        None, "a key that each technique tuned, as recipe.lr: its best value on RUN/held_out/*-val.json is taken"
+    )
     out: str | None = key(None, "folder of the report; null: beside the runs", is_path=True)
 
 
@@ -35,6 +38,7 @@ from vitaos import techniques
 from vitaos.assembly.model_cost import ModelCosts
 from vitaos.models import BACKBONES
 from vitaos.study.cells import build_study
+from vitaos.study.choice import choose_by_held_out
 from vitaos.study.report import write_report
 from vitaos.study.runs import read_runs
 
@@ -49,6 +53,9 @@ def main(config: ReportConfig) -> None:
         print(f"damaged, left out: {damaged.path}: {damaged.reason}")
     if not runs:
         raise ValueError(f"runs={config.runs}: no readable run folder there (a run folder holds config.yaml)")
+    choices: list[str] = []
+    if config.choose is not None:
+        runs, choices = choose_by_held_out(runs, config.choose)
     study = build_study(
         runs,
         technique_flags=technique_flags,
@@ -56,7 +63,9 @@ def main(config: ReportConfig) -> None:
         unreadable=unreadable,
         cost_of=ModelCosts(),
         tolerance=config.tolerance,
+        tuned=[config.choose] if config.choose else [],
     )
+    study = replace(study, choices=tuple(choices))
     folder = "report" if config.metric == "auto" else f"report_{config.metric}"
     out = Path(config.out) if config.out else runs[0].path.parent / folder
     try:

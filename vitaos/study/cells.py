@@ -101,6 +101,7 @@ class Study:
         notes: comparisons that could not be made and why.
         unreadable: run folders with damaged files.
         tolerance: how much more than plain a technique may cost and still be compared, as a share.
+        choices: what was chosen for each technique on held-out images, a line each.
     """
 
     cells: tuple[Cell, ...]
@@ -109,6 +110,7 @@ class Study:
     notes: tuple[str, ...]
     unreadable: tuple[UnreadableRun, ...] = ()
     tolerance: float = TOLERANCE
+    choices: tuple[str, ...] = ()
 
     @property
     def techniques(self) -> list[str]:
@@ -124,6 +126,7 @@ def build_study(
     unreadable: Sequence[UnreadableRun] = (),
     cost_of: CostOf | None = None,
     tolerance: float = TOLERANCE,
+    tuned: Collection[str] = (),
 ) -> Study:
     """Group finished runs into cells and compare every cell with the plain one of its depth.
 
@@ -135,6 +138,7 @@ def build_study(
         cost_of: counts a run's model; without it epochs and images alone are compared.
         tolerance: a technique whose model needs a larger share more of parameters or operations than the plain one is
             not compared with it.
+        tuned: keys that each technique has a value of its own for.
 
     Raises:
         ValueError: no finished run; runs of a cell that differ in more than the seed, or do not differ at all (what
@@ -164,7 +168,7 @@ def build_study(
     order = sorted(
         cells, key=lambda cell: (cell.model, cell.data, cell.depth or 0, _rank(cell.technique, technique_flags))
     )
-    compared, notes = _compare(order, technique_flags, extra_keys, tolerance)
+    compared, notes = _compare(order, {*technique_flags, *tuned}, extra_keys, tolerance)
     unfinished = tuple(run for run in runs if not run.is_finished)
     return Study(compared, unfinished, metric, (*without, *notes), (*unreadable, *without_number), tolerance)
 
@@ -175,7 +179,7 @@ def depth_differences(shallow: Cell, deep: Cell) -> str:
 
 
 def _compare(
-    cells: Sequence[Cell], technique_flags: Sequence[str], extra_keys: Collection[str], tolerance: float
+    cells: Sequence[Cell], tuned: Collection[str], extra_keys: Collection[str], tolerance: float
 ) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     plain = {(cell.model, cell.data, cell.depth): cell for cell in cells if cell.technique == PLAIN}
     compared, notes = [], []
@@ -187,7 +191,7 @@ def _compare(
             if baseline is None:
                 notes.append(f"{name}: no finished plain run of this depth to compare with.")
             else:
-                differing = _differing([cell.runs[0], baseline.runs[0]], {"seed", *technique_flags}, extra_keys)
+                differing = _differing([cell.runs[0], baseline.runs[0]], {"seed", *tuned}, extra_keys)
                 dearer = excess(cell.budget, baseline.budget, tolerance)
                 if dearer and not differing:
                     differing = f"it has no equal budget: {dearer}"

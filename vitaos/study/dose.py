@@ -5,7 +5,6 @@ of that dose: over seeds by Welch's t, corrected over the techniques of the dose
 the bootstrap where ``eval.py`` left its predictions (``RUN/evaluation/*-val-predictions.npz``).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from vitaos.study.cells import CONFIDENCE, Cell, Study
+from vitaos.study.run_files import read_top1
 from vitaos.study.runs import PLAIN, Run
 from vitaos.study.significance import bootstrap_interval, holm
 
 __all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
 
-_MOST_BYTES: Final = 1_000_000
 MONITORED: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
 """Measures by block of the monitor, and their names on an axis."""
 
@@ -149,15 +148,7 @@ def _read_predictions(run: Run) -> tuple[NDArray[Any], NDArray[np.bool_]] | None
 
 def _read_zeroed(run: Run) -> float | None:
     """Top-1 of the last weights with w, s and t at 0, as ``eval.py zero_learned=true`` wrote it beside the run."""
-    files = sorted((run.path / "evaluation").glob("*-val-zeroed.json"))
-    if len(files) != 1 or files[0].stat().st_size > _MOST_BYTES:
-        return None
-    try:
-        weights = json.loads(files[0].read_text(encoding="utf-8"))["weights"]
-        top1 = weights.get("ema", weights["raw"])["top1"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged: as if there were none
-        return None
-    return float(top1) if isinstance(top1, (int, float)) else None
+    return read_top1(run.path / "evaluation", "*-val-zeroed.json")
 
 
 def _measured(run: Run, key: str) -> list[float] | None:

@@ -95,6 +95,8 @@ def _markdown(
             if figure.stem.endswith(f"_{file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
     lines += ["", *markdown_of_budgets(study)]
+    if study.choices:
+        lines += ["", "## Chosen on held-out images", "", *(f"- {line}" for line in study.choices)]
     if study.notes:
         lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
     if study.unfinished:

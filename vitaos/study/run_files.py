@@ -14,7 +14,7 @@ import yaml
 
 from vitaos.metrics_reader import read_metrics
 
-__all__ = ["read_config", "read_epochs", "read_last_session"]
+__all__ = ["read_config", "read_epochs", "read_last_session", "read_top1"]
 
 _MAX_CONFIG_BYTES: Final = 1_000_000
 _OPTIONAL_INT: Final = (int, type(None))
@@ -131,3 +131,19 @@ def read_last_session(path: Path) -> dict[str, Any]:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is no file")
+
+
+def read_top1(folder: Path, pattern: str) -> float | None:
+    """Top-1 that ``eval.py`` wrote into the one file of this pattern: of the average where there is one, else of the
+    weights themselves; None where there is no such file, several, or a damaged one."""
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        return None
+    try:
+        if files[0].stat().st_size > _MAX_CONFIG_BYTES:
+            return None
+        weights = json.loads(files[0].read_text(encoding="utf-8"))["weights"]
+        top1 = weights.get("ema", weights["raw"])["top1"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return float(top1) if isinstance(top1, (int, float)) else None

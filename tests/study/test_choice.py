@@ -1,0 +1,60 @@
+"""The choice of a tuned key: on held-out images, never on the reported ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.study.run_folders import TECHNIQUE_FLAGS, Write, identify
+from vitaos.study.cells import build_study
+from vitaos.study.choice import choose_by_held_out
+from vitaos.study.runs import Run, read_runs
+
+
+def runs_in(folder: Path) -> list[Run]:
+    folders = [path for path in folder.iterdir() if path.is_dir()]
+    return read_runs(folders, technique_flags=TECHNIQUE_FLAGS, identify=identify)[0]
+
+
+def tuned(write: Write, name: str, top1: float, held_out: float, rate: float, **changes: object) -> None:
+    """A run with this rate, its reported accuracy, and that on held-out images."""
+    folder = write(name, top1, recipe={"lr": rate, "name": "deit_12"}, **changes)
+    (folder / "held_out").mkdir()
+    weights = {"raw": {"top1": held_out}}
+    (folder / "held_out" / "ffcv-val.json").write_text(json.dumps({"weights": weights}))
+
+
+def test_each_technique_has_the_rate_that_is_best_on_held_out_images(write: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        tuned(write, f"plain-low-{seed}", 70.0 + seed, 60.0, 1e-4, seed=seed)
+        tuned(write, f"plain-high-{seed}", 90.0 + seed, 50.0, 1e-3, seed=seed)  # better only on what is reported
+        tuned(write, f"scaled-low-{seed}", 71.0 + seed, 50.0, 1e-4, seed=seed, attnscale=True)
+        tuned(write, f"scaled-high-{seed}", 75.0 + seed, 65.0, 1e-3, seed=seed, attnscale=True)
+    left, lines = choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+    assert sorted(run.path.name for run in left) == ["plain-low-0", "plain-low-1", "scaled-high-0", "scaled-high-1"]
+    assert lines[0].startswith("deit_s, 12 blocks, plain: recipe.lr=0.0001, best on held-out images of")
+    assert "0.001: 50.00% (n = 2)" in lines[0]
+    study = build_study(left, technique_flags=TECHNIQUE_FLAGS, tuned=["recipe.lr"])
+    (scaled,) = [cell for cell in study.cells if cell.technique == "attnscale"]
+    assert scaled.difference is not None
+    assert scaled.difference.value == pytest.approx(5.0)
+
+
+def test_one_value_needs_no_choice_and_no_held_out_images(write: Write, tmp_path: Path) -> None:
+    write("plain", 70.0)
+    write("unfinished", 60.0, done=1, seed=1, recipe={"lr": 1.0, "name": "deit_12"})
+    left, lines = choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+    assert (len(left), lines) == (2, [])
+
+
+def test_a_choice_without_held_out_accuracies_names_the_run_and_the_command(write: Write, tmp_path: Path) -> None:
+    tuned(write, "low", 70.0, 60.0, 1e-4)
+    write("high", 71.0)
+    with pytest.raises(ValueError, match=r"high: no accuracy on held-out images .*python eval\.py checkpoint="):
+        choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+
+
+def test_a_key_that_no_run_has_is_refused(write: Write, tmp_path: Path) -> None:
+    write("plain", 70.0)
+    with pytest.raises(ValueError, match=r"choose=recipe\.rate: no run has this key"):
+        choose_by_held_out(runs_in(tmp_path), "recipe.rate")
