@@ -220,7 +220,10 @@ def test_a_key_added_later_leaves_the_name_of_a_run_alone_at_its_default() -> No
     assert damped.startswith("deit_s12-r0.5-imagenet-s0-")
     stored = to_dict(compose())
     del stored["skip_gain"]
+    del stored["shaped_attention"]
     check_same_run(restore(stored, "last.pt"), compose())
+    with pytest.raises(ValueError, match=r"shaped_attention: None there, True here"):
+        check_same_run(restore(stored, "last.pt"), compose("shaped_attention=true"))
     with pytest.raises(ValueError, match=r"skip_gain"):
         check_same_run(restore(stored, "last.pt"), compose("skip_gain=0.5"))
 

@@ -55,6 +55,13 @@ def _changed_map(weights: Tensor, names: tuple[str, ...], path: str, state: Stat
         w_0, w_1, w_k = (_per_head(state[f"{path}.gfsa_{key}"]) for key in ("identity", "linear", "power"))
         power = weights + (4 - 1) * (weights @ weights - weights)
         weights = w_0 * torch.eye(tokens, dtype=weights.dtype) + w_1 * weights + w_k * power
+    if "shaped_attention" in names:
+        beta, alpha, gamma = (_per_head(state[f"{path}.shaped_{key}"]) for key in ("identity", "map", "mean"))
+        weights = beta * torch.eye(tokens, dtype=weights.dtype) + alpha * weights - gamma * uniform
+    if "laplacian_heads" in names:
+        heads = weights.shape[1]
+        high_pass = torch.arange(heads).view(1, -1, 1, 1) >= heads - round(heads / 2)
+        weights = torch.where(high_pass, torch.eye(tokens, dtype=weights.dtype) - weights, weights)
     if "attnscale" in names:
         weights = uniform + (1 + _per_head(state[f"{path}.attn_scale"])) * (weights - uniform)
     if "centered_attention" in names:
@@ -70,12 +77,15 @@ def _attention(
     q, k, v = (
         part.reshape(batch, tokens, attention.num_heads, -1).transpose(1, 2) for part in attention.qkv(x).chunk(3, -1)
     )
-    y = _changed_map(_softmax_map(attention, q, k, mask), names, path, state) @ v
-    if "neutreno" in names:
-        if path == "blocks.0.attn":
-            first[:] = [v]
-        else:
-            y = y + 0.6 * (first[0] - v)
+    is_first = path == "blocks.0.attn"
+    if is_first:
+        first[:] = [v]
+    attended = v
+    if "value_residual" in names and not is_first:
+        attended = state[f"{path}.value_residual_first"] * first[0] + state[f"{path}.value_residual_own"] * v
+    y = _changed_map(_softmax_map(attention, q, k, mask), names, path, state) @ attended
+    if "neutreno" in names and not is_first:
+        y = y + 0.6 * (first[0] - v)
     return attention.proj(y.transpose(1, 2).reshape(batch, tokens, -1))
 
 

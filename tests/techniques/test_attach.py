@@ -109,6 +109,11 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "order too low": (vit, {"gfsa": {"order": 1}}, r"order .* 2 or more"),
     "temperature": (vit, {"contranorm": {"temperature": 0}}, r"temperature must be positive"),
     "one block": (lambda: vit(depth=1), {"neutreno": True}, r"one block"),
+    "one block, mixed": (lambda: vit(depth=1), {"value_residual": True}, r"no later block to mix"),
+    "mixed from where": (vit, {"value_residual": {"from_block": 3}}, r"from_block=3: .* between 1 and 2 .* 3 blocks"),
+    "values on Swin": (swin, {"value_residual": True}, r"value_residual is not defined on Swin: values of the first"),
+    "no Laplacian head": (vit, {"laplacian_heads": {"fraction": 0.1}}, r"0\.1 of the 3 heads of blocks\.0 is none"),
+    "share of heads": (vit, {"laplacian_heads": {"fraction": 1.5}}, r"fraction=1\.5: .* above 0 and at most 1"),
     "LayerScale twice": (lambda: vit(init_values=0.1), {"layerscale": True}, r"blocks\.0 .*LayerScale of its own"),
     "LayerScale 0": (vit, {"layerscale": {"init": 0.0}}, r"cut every branch off"),
     "not on CaiT": (cait, {"re_attention": True}, r"re_attention is not defined on CaiT: its talking heads"),
@@ -152,10 +157,11 @@ def test_registry_says_what_every_technique_does() -> None:
     assert techniques.owner_of("blocks.3.attn.qkv.weight") is None
 
 
-def test_neutreno_says_that_gradient_checkpointing_cannot_be() -> None:
-    model = build("ViT", "neutreno").train()
+@pytest.mark.parametrize("name", ["neutreno", "value_residual"])
+def test_values_handed_on_say_that_gradient_checkpointing_cannot_be(name: str) -> None:
+    model = build("ViT", name).train()
     model.set_grad_checkpointing(True)
-    with pytest.raises(ValueError, match="gradient checkpointing"):
+    with pytest.raises(ValueError, match=f"{name}: .*gradient checkpointing"):
         model(images(model)).sum().backward()
 
 

@@ -45,8 +45,9 @@ def test_equals_its_equation(name: str, kind: str) -> None:
         ("ViT", ("attnscale", "featscale")),
         ("ViT", ("gfsa", "attnscale", "centered_attention", "neutreno", "contranorm", "layerscale", "featscale")),
         ("ViT", ("re_attention", "attnscale", "featscale")),
-        ("CaiT", ("attnscale", "featscale", "gfsa", "neutreno", "contranorm")),
-        ("Swin", ("featscale", "layerscale", "gfsa", "attnscale", "centered_attention")),
+        ("ViT", ("value_residual", "neutreno", "shaped_attention", "laplacian_heads", "attnscale", "gfsa")),
+        ("CaiT", ("attnscale", "featscale", "gfsa", "neutreno", "contranorm", "value_residual", "shaped_attention")),
+        ("Swin", ("featscale", "layerscale", "gfsa", "attnscale", "centered_attention", "laplacian_heads")),
     ],
 )
 def test_techniques_combine_in_any_order(kind: str, names: tuple[str, ...]) -> None:

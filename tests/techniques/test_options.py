@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from technique_models import build, images, vit
 from torch import Tensor
 
+from vitaos.techniques import attach
 from vitaos.techniques.contranorm import repel_tokens
 from vitaos.techniques.gfsa import filter_values
+from vitaos.techniques.laplacian_heads import subtract_attended
 
 
 def tokens(*shape: int) -> Tensor:
@@ -40,3 +43,58 @@ def test_gfsa_is_a_polynomial_of_the_map(order: int) -> None:
     )
     found = filter_values(attention, lambda v_BHND: maps @ v_BHND, values, order=order)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_shaped_attention_contains_attnscale_centering_and_linear_gfsa() -> None:
+    w = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
+    for other, parameters, identity, weight, mean in (
+        ("attnscale", {"attn_scale": w}, 0 * w, 1 + w, w),
+        ("centered_attention", {}, 0 * w, 1 + 0 * w, 1 + 0 * w),
+        ("gfsa", {"gfsa_identity": w, "gfsa_linear": 1 - w}, w, 1 - w, 0 * w),
+    ):
+        expected, found = build("ViT", other).double(), build("ViT", "shaped_attention").double()
+        values = parameters | {"shaped_identity": identity, "shaped_map": weight, "shaped_mean": mean}
+        with torch.no_grad():
+            for model in (expected, found):
+                for name, parameter in model.named_parameters():
+                    if name.rpartition(".")[2] in values:
+                        parameter.copy_(values[name.rpartition(".")[2]])
+        x = images(found, dtype=torch.float64)
+        torch.testing.assert_close(found(x), expected(x), rtol=0, atol=1e-12, msg=other)
+
+
+def test_shaped_attention_can_start_from_its_own_values() -> None:
+    """With queries at 0 the map is uniform, so that 1, 1, 1 gives the branch its own values: no token is mixed."""
+    model = attach(vit(), shaped_attention={"identity": 1, "map": 1, "mean": 1, "zero_queries": True}).eval()
+    attention = model.blocks[0].attn
+    x = torch.randn(2, 17, 24)
+    values = attention.qkv(x).chunk(3, dim=-1)[2]
+    torch.testing.assert_close(attention(x), attention.proj(values))
+    attention(x).square().sum().backward()
+    assert attention.qkv.weight.grad[:24].any(), "the queries can leave 0"
+
+
+def test_value_residual_is_fixed_sparse_or_the_identity_where_asked() -> None:
+    plain = build("ViT")
+    x = images(plain)
+    same = attach(build("ViT"), value_residual={"first": 0, "own": 1})
+    torch.testing.assert_close(same(x), plain(x), rtol=0, atol=0)
+    fixed = attach(build("ViT"), value_residual={"learned": False, "from_block": 2})
+    assert not any("value_residual" in name for name, _ in fixed.named_parameters())
+    assert sorted(name for name in fixed.state_dict() if "value_residual" in name) == [
+        "blocks.2.attn.value_residual_first",
+        "blocks.2.attn.value_residual_own",
+    ]
+    learned = attach(build("ViT"), value_residual=True)
+    with torch.no_grad():
+        learned.blocks[1].attn.value_residual_first.zero_()
+        learned.blocks[1].attn.value_residual_own.fill_(1)
+    torch.testing.assert_close(fixed(x), learned(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("fraction", "heads"), [(0.25, 1), (1.0, 4)])
+def test_laplacian_heads_are_the_last_ones(fraction: float, heads: int) -> None:
+    maps, values = tokens(1, 4, 6, 6).softmax(-1), tokens(1, 4, 6, 3)
+    low, high = maps @ values, (torch.eye(6, dtype=maps.dtype) - maps) @ values
+    found = subtract_attended(None, lambda v_BHND: maps @ v_BHND, values, heads=round(fraction * 4))
+    torch.testing.assert_close(found, torch.cat([low[:, : 4 - heads], high[:, 4 - heads :]], dim=1))

@@ -57,9 +57,10 @@ def test_a_scripted_model_is_the_model(kind: str, names: tuple[str, ...]) -> Non
         assert not torch.allclose(torch.jit.script(twin)(x), model(x)), "a copy is scripted with its own values"
 
 
-def test_values_that_blocks_hand_on_cannot_be_scripted() -> None:
-    with pytest.raises(ValueError, match=r"neutreno: torch\.jit\.script"):
-        torch.jit.script(build("ViT", "neutreno"))
+@pytest.mark.parametrize("name", ["neutreno", "value_residual"])
+def test_values_that_blocks_hand_on_cannot_be_scripted(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: torch\.jit\.script"):
+        torch.jit.script(build("ViT", name))
 
 
 def features(model: nn.Module, x: Tensor) -> list[Tensor]:

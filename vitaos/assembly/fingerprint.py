@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vitaos import config as configuration
+from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.config import (
     LOCAL,
     PER_START,
@@ -33,7 +34,7 @@ def run_fingerprint(config: TrainConfig) -> dict[str, Any]:
     Keys that were added later are left out at their default, so that older runs keep their names and go on.
     """
     flat = without_keys(flatten(to_dict(config)), marked_keys(TrainConfig, LOCAL, PER_START))
-    added = added_keys()
+    added = added_keys(TRAIN_SCHEMA)
     return {key: value for key, value in flat.items() if not (key in added and value == added[key])}
 
 

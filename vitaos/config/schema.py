@@ -2,9 +2,23 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from vitaos.config.commands import TrainConfig
+
+_FIRST_TECHNIQUES: Final = frozenset(
+    {
+        "attnscale",
+        "featscale",
+        "layerscale",
+        "contranorm",
+        "neutreno",
+        "gfsa",
+        "centered_attention",
+        "re_attention",
+    }
+)
+"""Those whose keys are in the first run folders, switched off or not; the keys of all others were added later."""
 
 
 def added_keys(section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:
@@ -38,7 +52,14 @@ def schema(
     """
     meanings = techniques if isinstance(techniques, Mapping) else dict.fromkeys(techniques, "")
     extra = [
-        (name, Any, field(default=False, metadata={"technique": True, "help": meaning}))
+        (
+            name,
+            Any,
+            field(
+                default=False,
+                metadata={"technique": True, "added": name not in _FIRST_TECHNIQUES, "help": meaning},
+            ),
+        )
         for name, meaning in meanings.items()
     ]
     made = make_dataclass(base.__name__, extra, bases=(base,))

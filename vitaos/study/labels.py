@@ -23,6 +23,9 @@ _TITLES: Final = {
     "gfsa": "GFSA",
     "centered_attention": "centered attention",
     "re_attention": "re-attention",
+    "shaped_attention": "shaped attention",
+    "value_residual": "value residual",
+    "laplacian_heads": "Laplacian heads",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

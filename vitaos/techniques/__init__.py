@@ -16,12 +16,15 @@ from vitaos.techniques.centered_attention import CENTERED_ATTENTION
 from vitaos.techniques.contranorm import CONTRANORM
 from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
 from vitaos.techniques.gfsa import GFSA
+from vitaos.techniques.laplacian_heads import LAPLACIAN_HEADS
 from vitaos.techniques.layerscale import LAYERSCALE
 from vitaos.techniques.neutreno import NEUTRENO
 from vitaos.techniques.re_attention import RE_ATTENTION
 from vitaos.techniques.scripting import HOOK, scriptable
+from vitaos.techniques.shaped_attention import SHAPED_ATTENTION
 from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
 from vitaos.techniques.technique import Technique
+from vitaos.techniques.value_residual import VALUE_RESIDUAL
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "attnscale": ATTNSCALE,
@@ -32,6 +35,9 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "gfsa": GFSA,
     "centered_attention": CENTERED_ATTENTION,
     "re_attention": RE_ATTENTION,
+    "shaped_attention": SHAPED_ATTENTION,
+    "value_residual": VALUE_RESIDUAL,
+    "laplacian_heads": LAPLACIAN_HEADS,
 }
 
 Model = TypeVar("Model", bound=nn.Module)

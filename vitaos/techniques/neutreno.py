@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from vitaos.techniques.first_values import FirstValues
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
@@ -20,31 +21,15 @@ from vitaos.techniques.technique import Technique
 _PRIORITY: Final = 60  # outermost: the values must be those of the layer itself
 
 
-class FirstValues:
-    """Where V_0 lies during a forward pass; empty between passes, and in every copy."""
-
-    def __init__(self) -> None:
-        self.v_BHND: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"v_BHND": None}
-
-
 def remember_values(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
     """The first block: keep V_0."""
-    attention.first_values.v_BHND = v_BHND
+    attention.first_values.keep(v_BHND)
     return attend(v_BHND)
 
 
 def restore_values(attention: Any, attend: Attend, v_BHND: Tensor, *, scale: float, last: bool) -> Tensor:
     """The other blocks: A V + scale (V_0 - V)."""
-    first_BHND = attention.first_values.v_BHND
-    if first_BHND is None:
-        raise ValueError(
-            "neutreno: the first block's values are gone: gradient checkpointing cannot be used, nor single blocks."
-        )
-    if last:
-        attention.first_values.v_BHND = None
+    first_BHND = attention.first_values.take(last)
     return attend(v_BHND) + scale * (first_BHND - v_BHND)
 
 
@@ -54,7 +39,7 @@ def _check(sites: list[Site], scale: float) -> None:
 
 
 def _fill(sites: list[Site], scale: float) -> None:
-    values = FirstValues()
+    values = FirstValues("neutreno")
     for index, site in enumerate(sites):
         site.attention.first_values = values
         restore = partial(restore_values, scale=scale, last=index == len(sites) - 1)
