@@ -11,7 +11,7 @@ TECHNIQUE_HELP: Final = {
     "gfsa": "a polynomial of the attention map; option order",
     "centered_attention": "attention maps without their mean",
     "re_attention": "the heads' maps mixed and normalized anew",
-    "shaped_attention": "beta V + alpha A V - gamma mean(V), learned by head; options identity, map, mean, zero_queries",
+    "shaped_attention": "beta V + alpha A V - gamma mean(V) by head; options identity, map, mean, zero_queries",
     "value_residual": "the first block's values mixed into later ones; options first, own, learned, from_block",
     "laplacian_heads": "V - A V in a share of the heads; option fraction",
 }

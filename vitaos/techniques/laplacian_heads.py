@@ -1,4 +1,4 @@
-"""Laplacian heads: V - A V in place of A V in some heads of every block: the high-pass filter I - A beside the low-pass.
+"""Laplacian heads: V - A V in place of A V in some heads of every block: high-pass filters I - A beside the low-pass.
 
 Source: arXiv 2602.09297 (2026), which adds the branch of these heads to that of the others through one output
 projection. No parameters. The last ``fraction`` of each module's heads, half of them by default (the choice of which is
