@@ -115,7 +115,7 @@ def read_runs(
 
 
 def _read_run(folder: Path, technique_flags: Sequence[str], identify: Callable[[str], tuple[str, int | None]]) -> Run:
-    config = dict.fromkeys(technique_flags, False)  # of techniques that came after the run: off
+    config: dict[str, Any] = dict.fromkeys(technique_flags, False)  # of techniques that came after the run: off
     config |= flatten(read_config(folder / "config.yaml"), technique_flags)
     metrics = read_epochs(folder / "metrics.jsonl")
     backbone, own_depth = identify(config["model.name"])
