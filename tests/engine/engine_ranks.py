@@ -14,6 +14,7 @@ from miniature import (
     InMemoryCheckpoints,
     NaNTransform,
     RecordingSink,
+    add_loss_term,
     copy_of,
     make_trainer,
     normalize,
@@ -77,10 +78,11 @@ def resumption(world: World) -> dict[str, Any]:
 
 
 def plain_run(world: World) -> dict[str, Any]:
-    """Without dropout: to be compared with one process, and continued by one."""
+    """Without dropout, with a term added to the loss: to be compared with one process, and continued by one."""
     sink, checkpoints = RecordingSink(), InMemoryCheckpoints()
+    model = add_loss_term(tiny_vit())
     trainer = make_trainer(
-        world, model=tiny_vit(), batch_size=12 // world.size, sinks=[sink], checkpoints=checkpoints, checkpoint_every=3
+        world, model=model, batch_size=12 // world.size, sinks=[sink], checkpoints=checkpoints, checkpoint_every=3
     )
     trainer.fit()
     return {

@@ -18,6 +18,9 @@ from vitaos.engine.schedule import build_schedule
 from vitaos.engine.settings import Settings
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World
+from vitaos.techniques.losses import LossTerm, TrainingPass
+from vitaos.techniques.record import share_record
+from vitaos.techniques.sites import fill, find_sites, open_slots
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 TIMES = ("images_per_s", "train_seconds")
@@ -96,6 +99,27 @@ def tiny_vit(**keywords: Any) -> VisionTransformer:
         **{"img_size": SIZE, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": CLASSES}
         | keywords
     )
+
+
+def spread(block: Any, x_BNC: Tensor) -> Tensor:
+    """A term of the loss: how far the tokens that leave a block lie apart."""
+    return 0.01 * (x_BNC - x_BNC.mean(1, keepdim=True)).square().mean()
+
+
+def add_loss_term(model: nn.Module) -> nn.Module:
+    """A term named ``spread`` in every block of a model, as a technique adds it."""
+    sites = find_sites(model)
+    open_slots(sites)
+    share_record(sites)
+    for site in sites:
+        fill(site.block, "losses", 0, LossTerm("spread", spread))
+    return model
+
+
+def loss_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the terms that a model adds to its loss."""
+    terms = [term for module in model.modules() for _, term in getattr(module, "losses", ())]
+    return tuple(sorted({term.name for term in terms}))
 
 
 class RecordingSink:
@@ -220,6 +244,7 @@ def make_trainer(
         ).metrics(),
         world=world,
         precision=number_format,
+        training_pass=TrainingPass(model, loss_names(model), loader.steps_per_epoch),
         settings=Settings(epochs=epochs, batch_size=batch_size, accumulate=accumulate, **settings),
         ema=ModelEma(model, decay=0.9) if use_ema else None,
         checkpoints=checkpoints,

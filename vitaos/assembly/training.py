@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from vitaos import techniques
 from vitaos.assembly import builders
 from vitaos.config import TrainConfig
 from vitaos.engine.freezing import freeze
@@ -57,6 +58,7 @@ def build_trainer(
         transform=builders.build_train_transform(config, num_classes),
         evaluate=evaluate,
         observe=observe,
+        training_pass=techniques.training_pass(model, loader.steps_per_epoch),
         ema=builders.build_ema(config, model),
         precision=build_precision(config.precision, world.device),
         settings=settings or builders.build_settings(config),

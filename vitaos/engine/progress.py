@@ -1,6 +1,7 @@
 """Where a run stands: plain numbers on the host, running sums on the device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -98,24 +99,33 @@ class Sums:
         steps: int64, steps that counted (not skipped) in the epoch.
         norm: float64, sum of the gradient norms of those steps; the same on every rank.
         skipped: int64, non-finite steps left out since the run began.
+        terms: int64 (K,), as `loss`, the terms that the model adds to it.
+        term_names: of those K terms.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, term_names: Sequence[str] = ()) -> None:
         self.loss = torch.zeros((), dtype=torch.int64, device=device)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.norm = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.terms = torch.zeros(len(term_names), dtype=torch.int64, device=device)
+        self.term_names = tuple(term_names)
 
-    def add(self, share: Tensor, norm: Tensor, skip_step: Tensor) -> None:
-        """Count a step: this rank's share of the loss, the global gradient norm, and whether it was skipped."""
-        units = (share.double().nan_to_num(0.0, 0.0, 0.0) * FIXED_POINT).round().to(torch.int64)
-        self.loss += torch.where(skip_step, 0, units)
+    def add(self, share: Tensor, norm: Tensor, skip_step: Tensor, terms: Tensor | None = None) -> None:
+        """Count a step: this rank's share of the loss, the global gradient norm, and whether it was skipped.
+
+        `terms` (K,): this rank's shares of the terms that the model adds to the loss.
+        """
+        self.loss += torch.where(skip_step, 0, _in_units(share))
+        if terms is not None:
+            self.terms += torch.where(skip_step, 0, _in_units(terms))
         self.steps += ~skip_step
         self.norm += torch.where(skip_step, 0.0, norm.double())
 
     def start_epoch(self) -> None:
         """Forget the finished epoch."""
         self.loss.zero_()
+        self.terms.zero_()
         self.steps.zero_()
         self.norm.zero_()
 
@@ -126,10 +136,21 @@ class Sums:
             "steps": self.steps,
             "norm": self.norm,
             "skipped": self.skipped,
+            **({"terms": world.all_reduce(self.terms.clone())} if self.term_names else {}),
         }
 
     def load_state_dict(self, state: dict[str, Tensor], world: World) -> None:
-        """Continue saved sums: the loss of all former ranks goes on on the main one."""
+        """Continue saved sums: the loss of all former ranks goes on on the main one.
+
+        Raises:
+            ValueError: the saved run added other terms to its loss.
+        """
+        terms = state.get("terms", torch.zeros(0, dtype=torch.int64))
+        if terms.shape != self.terms.shape:
+            raise ValueError(
+                f"the checkpoint's model adds {terms.numel()} terms to the loss, this run's {len(self.term_names)}"
+            )
+        self.terms.copy_(terms if world.is_main else torch.zeros_like(terms))
         for name in ("steps", "norm", "skipped"):
             getattr(self, name).copy_(state[name])
         self.loss.copy_(state["loss"] if world.is_main else torch.zeros_like(state["loss"]))
@@ -141,7 +162,13 @@ class Sums:
         """
         total = self.over_ranks(world)
         steps = int(total["steps"])
+        terms = zip(self.term_names, total.get("terms", torch.zeros(0)).tolist(), strict=True)
         return {
             "train_loss": int(total["loss"]) / FIXED_POINT / steps if steps else math.nan,
+            **{f"train_{name}": term / FIXED_POINT / steps if steps else math.nan for name, term in terms},
             "grad_norm": float(total["norm"]) / steps if steps else math.nan,
         }
+
+
+def _in_units(share: Tensor) -> Tensor:
+    return (share.double().nan_to_num(0.0, 0.0, 0.0) * FIXED_POINT).round().to(torch.int64)

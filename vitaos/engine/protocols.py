@@ -1,6 +1,7 @@
 """What the trainer expects of the objects it is given: each is implemented elsewhere and known here by its shape."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -26,6 +27,17 @@ class TrainLoader(Protocol):
     def images_per_epoch(self) -> int: ...
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]: ...
+
+
+class TrainingPass(Protocol):
+    """What a model's techniques have to do with a training step."""
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the terms that they add to the loss: the same in every step and on every rank."""
+
+    def __call__(self, step: int) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Context of the forward and backward passes of a global step; gives the terms, complete after the forward."""
 
 
 class EvaluationLoader(Protocol):

@@ -7,6 +7,7 @@ before it. So a state saved between any two steps continues as the run that was 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Literal
 
 import torch
@@ -27,6 +28,7 @@ from vitaos.engine.protocols import (
     Preemption,
     Schedule,
     Sink,
+    TrainingPass,
     TrainLoader,
     TrainTransform,
 )
@@ -58,6 +60,7 @@ class Trainer:
         preemption: whether this process was asked to leave, or None.
         sinks: receivers of the numbers of the run (used by the main rank only).
         observe: further measurements of the raw model for the line of an epoch, made on all ranks.
+        training_pass: the part of the model's techniques in a training step, or None.
         identity: what a checkpoint holds beside the state (`format`, `config`, `versions`).
     """
 
@@ -79,6 +82,7 @@ class Trainer:
         preemption: Preemption | None = None,
         sinks: Sequence[Sink] = (),
         observe: Observe | None = None,
+        training_pass: TrainingPass | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.loss, self.ema = model, loss, ema
@@ -87,6 +91,7 @@ class Trainer:
         self.checkpoints = checkpoints if world.is_main else None
         self.sinks = sinks if world.is_main else ()
         self.preemption, self.observe, self.identity = preemption, observe, dict(identity or {})
+        self.training_pass = training_pass
 
         self.loss_scale = LossScale(world.device) if precision.scales_loss else None
         self.guard = Guard(settings.nonfinite, world.device)
@@ -99,7 +104,7 @@ class Trainer:
             ema=ema,
             statistics=self.statistics,
         )
-        self.sums = Sums(world.device)
+        self.sums = Sums(world.device, training_pass.loss_names if training_pass is not None else ())
         global_batch = settings.batch_size * settings.accumulate * world.size
         self.progress = Progress(settings.seed, global_batch, loader.steps_per_epoch)
         self.last_step = settings.total_steps(loader.steps_per_epoch)
@@ -194,30 +199,46 @@ class Trainer:
         """One global step: gradients of its micro-batches, then the update. Nothing here waits for the device."""
         step, parts = self.progress.step, self.settings.accumulate
         share, part = torch.zeros((), device=self.world.device), -1
+        terms = torch.zeros(len(self.sums.term_names), device=self.world.device) if self.sums.term_names else None
         for part, batch in enumerate(itertools.islice(batches, parts)):
             if not self._ddp_is_warm:
                 self._warm_up_ddp(batch)
-            share += self._forward_backward(batch, part)
+            loss, added = self._forward_backward(batch, part)
+            share += loss
+            if terms is not None and added is not None:
+                terms += added
         assert part == parts - 1, f"the loader ended within global step {step}"
         decision = self.update.apply(self.model, step, self.schedule(step))
-        self.sums.add(share, decision.norm, decision.skip_step)
+        self.sums.add(share, decision.norm, decision.skip_step, terms)
         if self.settings.nonfinite == "skip":
             self.sums.skipped += decision.nonfinite
         self.update.zero_grad()
 
-    def _forward_backward(self, batch: Batch, part: int) -> Tensor:
-        """Add a micro-batch's gradient to the step's; returns its share of the mean loss over the global batch."""
+    def _forward_backward(self, batch: Batch, part: int) -> tuple[Tensor, Tensor | None]:
+        """Add a micro-batch's gradient to the step's.
+
+        Returns:
+            Its shares of the mean over the global batch: of the loss, and of the terms (K,) that the model adds to it,
+            if any.
+        """
         settings, device, step = self.settings, self.world.device, self.progress.step
         images, targets = self.transform(batch.on(device), epoch=self.progress.epoch, step=step)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         seed_torch(derive_seed(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)
-        with gradient_exchange(self.network, last=part == settings.accumulate - 1):
+        last = part == settings.accumulate - 1
+        with gradient_exchange(self.network, last=last), self._pass_of_step(step) as losses:
             with self.precision.autocast():
                 logits = self.network(images)
             loss: Tensor = self.loss(logits, targets)
-            loss.backward(self.update.loss_gradient(loss, 1.0 / settings.accumulate))
-        return loss.detach() / (settings.accumulate * self.world.size)
+            terms = [losses.get(name, torch.zeros_like(loss)) for name in self.sums.term_names]
+            whole = sum(terms, loss)
+            whole.backward(self.update.loss_gradient(whole, 1.0 / settings.accumulate))
+        parts = settings.accumulate * self.world.size
+        return loss.detach() / parts, torch.stack(terms).detach() / parts if terms else None
+
+    def _pass_of_step(self, step: int) -> AbstractContextManager[Mapping[str, Tensor]]:
+        return nullcontext({}) if self.training_pass is None else self.training_pass(step)
 
     def _conclude(self) -> bool:
         """Evaluate, record the line of the epoch, save; False when a request to leave interrupted the evaluation."""

@@ -18,6 +18,7 @@ from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
 from vitaos.techniques.gfsa import GFSA
 from vitaos.techniques.laplacian_heads import LAPLACIAN_HEADS
 from vitaos.techniques.layerscale import LAYERSCALE
+from vitaos.techniques.losses import TrainingPass
 from vitaos.techniques.neutreno import NEUTRENO
 from vitaos.techniques.re_attention import RE_ATTENTION
 from vitaos.techniques.scripting import HOOK, scriptable
@@ -79,6 +80,16 @@ def paces(model: nn.Module) -> dict[str, float]:
     if not attached(model).get("featscale", {}).get("release_pace", False):
         return {}
     return {name: RELEASE_PACE for name, _ in model.named_parameters() if owner_of(name) == "featscale"}
+
+
+def loss_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the terms that the techniques of a model add to the training loss."""
+    return tuple(name for technique in attached(model) for name in TECHNIQUES[technique].losses)
+
+
+def training_pass(model: nn.Module, steps_per_epoch: int = 1) -> TrainingPass:
+    """The model's side of a training step: the context in which its techniques know the epoch and give their losses."""
+    return TrainingPass(model, loss_names(model), steps_per_epoch)
 
 
 def attach(model: Model, *, skip_gain: float = 1.0, **flags: Flag) -> Model:
@@ -178,4 +189,4 @@ def _check(model: nn.Module, wanted: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} and {other} cannot act together: {reason}.")
 
 
-__all__ = ["TECHNIQUES", "Technique", "attach", "attached", "names", "owner_of", "paces"]
+__all__ = ["TECHNIQUES", "Technique", "attach", "attached", "loss_names", "names", "owner_of", "paces", "training_pass"]

@@ -5,7 +5,7 @@ NeurIPS 2023, section 3; a = 0.6 as in the authors' DeiT code (option ``scale``)
 in use.
 
 Not the identity at the start unless ``scale`` = 0. V_0 is handed from the first block to the others within one forward
-pass and let go of in the last one, so gradient checkpointing, which runs blocks again in the backward pass, is refused.
+pass (``record``), so gradient checkpointing, which runs blocks again in the backward pass, is refused.
 """
 
 from functools import partial
@@ -13,23 +13,24 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from vitaos.techniques.first_values import FirstValues
+from vitaos.techniques.record import share_record
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
+_KEY: Final = "neutreno"
 _PRIORITY: Final = 60  # outermost: the values must be those of the layer itself
 
 
 def remember_values(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
-    """The first block: keep V_0."""
-    attention.first_values.keep(v_BHND)
+    """The first block: keep V_0, which follows the tokens when these become fewer."""
+    attention.record.carried[_KEY] = v_BHND
     return attend(v_BHND)
 
 
-def restore_values(attention: Any, attend: Attend, v_BHND: Tensor, *, scale: float, last: bool) -> Tensor:
+def restore_values(attention: Any, attend: Attend, v_BHND: Tensor, *, scale: float) -> Tensor:
     """The other blocks: A V + scale (V_0 - V)."""
-    first_BHND = attention.first_values.take(last)
+    first_BHND = attention.record.carried[_KEY]
     return attend(v_BHND) + scale * (first_BHND - v_BHND)
 
 
@@ -39,10 +40,9 @@ def _check(sites: list[Site], scale: float) -> None:
 
 
 def _fill(sites: list[Site], scale: float) -> None:
-    values = FirstValues("neutreno")
+    share_record(sites, needed_by=_KEY)
     for index, site in enumerate(sites):
-        site.attention.first_values = values
-        restore = partial(restore_values, scale=scale, last=index == len(sites) - 1)
+        restore = partial(restore_values, scale=scale)
         fill(site.attention, "operators", _PRIORITY, restore if index else remember_values)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from vitaos.techniques.first_values import FirstValues
+from vitaos.techniques.record import record_in
 from vitaos.techniques.slots import SlottedBlock, SlottedCaitBlock, SlottedSwinBlock
 
 HOOK: Final = "__prepare_scriptable__"
@@ -39,14 +39,14 @@ def scriptable(model: nn.Module) -> nn.Module:
     """A copy of a model for torch.jit.script, its slotted blocks traced.
 
     Raises:
-        ValueError: a technique is attached whose blocks hand on values that a trace of one block does not see.
+        ValueError: a technique is attached whose blocks hand on what a trace of one block does not see.
     """
-    for module in model.modules():
-        for held in vars(module).values():
-            if isinstance(held, FirstValues):
-                raise ValueError(
-                    f"{held.technique}: torch.jit.script cannot follow values from block to block; use torch.export."
-                )
+    record = record_in(model)
+    if record is not None and record.needed_by:
+        raise ValueError(
+            f"{', '.join(record.needed_by)}: torch.jit.script cannot follow what is handed from block to block; use "
+            "torch.export."
+        )
     copied = copy.deepcopy(model)
     for module in list(copied.modules()):
         module.__dict__.pop(HOOK, None)

@@ -169,7 +169,8 @@ def fill(module: Any, slot: str, priority: int, function: SlotFunction) -> None:
 
     Args:
         module: a slotted attention or block.
-        slot: ``operators``, ``maps``, ``pre_norm`` or ``post_attention``.
+        slot: ``scores``, ``operators`` or ``maps`` of an attention, ``pre_norm``, ``post_attention``, ``tokens`` or
+            ``losses`` of a block.
         priority: the technique's place in the order of effect.
         function: a module-level function, or a ``functools.partial`` of one, so that models can be pickled.
     """

@@ -11,12 +11,29 @@ Shapes: B batch (for Swin: batch x windows), H heads, N tokens, M tokens attende
 channels.
 
 Slots of an attention module:
+    scores     f(attention, q_BHND, k_BHND) -> a term that broadcasts to (B, H, N, M), or None: added to the logits,
+               position bias and mask included; fused attention stays in use, the sum is its ``attn_mask``. Also the
+               place for a look at queries and keys (normalized, not scaled; CaiT's queries are scaled)
     operators  f(attention, attend, v_BHND) -> y_BHND, where ``attend`` computes A v: fused attention stays in use
     maps       f(attention, map_BHNM) -> map_BHNM: for techniques that cannot do without the N x N map (fused attention
                is off in those modules)
 Slots of a block:
     pre_norm        f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
     post_attention  f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
+    tokens          f(block, x_BNC) -> x_BnC, n <= N: between attention's residual sum and the MLP's branch
+    losses          a ``losses.LossTerm``: a term of the training loss from the tokens that leave the block
+
+A scores function is ``partial(my_term, option=3)`` in ``fill(site.attention, "scores", priority, ...)``. Logits then
+have N x N terms only if the function gives one of that size: (B, 1, 1, M) weighs tokens.
+
+A term of the loss is ``fill(site.block, "losses", priority, LossTerm("my_loss", partial(my_loss, weight=0.1)))`` after
+``share_record(sites)``, with ``losses=("my_loss",)`` in the :class:`~vitaos.techniques.technique.Technique`; from
+another slot (``maps``, say) it is ``if collects_losses(attention): add_loss(attention, "my_loss", term)``. It is logged
+as ``train_my_loss``; ``train_loss`` stays the criterion's.
+
+What blocks hand on within a forward pass lies in the ``record`` that they share (``record.share_record``): sizes of
+merged tokens (``record.sizes_of(module)``, for every mean over tokens), and in ``record.carried`` whatever has to
+follow the tokens when a ``tokens`` function makes them fewer (``(B, ..., N, K)``; it lasts until the last block ends).
 
 A block also has ``skip_gain`` r (1 unless ``attach`` was given another): its residual around attention is r x + branch.
 """
@@ -34,9 +51,10 @@ from torch import Tensor, nn
 
 from vitaos.techniques.bands import Bands
 from vitaos.techniques.folding import bands_of_map, bands_of_output, project
+from vitaos.techniques.record import PassRecord
 
 Attend = Callable[[Tensor], Tensor]
-SlotFunction = Callable[..., Tensor]
+SlotFunction = Callable[..., Any]
 # (priority, function) in ascending priority: the order of effect, whatever the order of attaching.
 Slot = tuple[tuple[int, SlotFunction], ...]
 
@@ -47,10 +65,33 @@ def _run_operators(operators: Slot, attention: Any, attend: Attend, v_BHND: Tens
     return attend(v_BHND)
 
 
+def _added_to_scores(attention: Any, q_BHND: Tensor, k_BHND: Tensor) -> Tensor | None:
+    """The sum of the score slots' terms, in the type of the queries; None where there is nothing to add."""
+    total: Tensor | None = None
+    for _, function in attention.scores:
+        term = function(attention, q_BHND, k_BHND)
+        if term is not None:
+            total = term if total is None else total + term
+    return None if total is None else total.to(q_BHND.dtype)
+
+
 def _run(slot: Slot, module: nn.Module, x: Tensor) -> Tensor:
     for _, function in slot:
         x = function(module, x)
     return x
+
+
+def _enter(block: Any) -> None:
+    if block.record is not None:
+        block.record.enter(block.place)
+
+
+def _leave(block: Any, x_BNC: Tensor) -> Tensor:
+    for _, term in block.losses:
+        term(block, x_BNC)
+    if block.record is not None:
+        block.record.leave(block.place)
+    return x_BNC
 
 
 def _residual(skip_gain: float, x: Tensor, branch: Tensor) -> Tensor:
@@ -68,8 +109,10 @@ def _attend_with_map(attention: Any, scores_BHNM: Tensor) -> Attend:
 class SlottedAttention(Attention):
     """timm's multi-head self-attention with slots."""
 
+    scores: Slot = ()
     operators: Slot
     maps: Slot
+    record: PassRecord | None = None
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, *, bands: Bands | None = None
@@ -83,11 +126,14 @@ class SlottedAttention(Attention):
         qkv_3BHND = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q_BHND, k_BHND, v_BHND = qkv_3BHND.unbind(0)
         q_BHND, k_BHND = self.q_norm(q_BHND), self.k_norm(k_BHND)
+        added = _added_to_scores(self, q_BHND, k_BHND)
+        if added is not None:
+            attn_mask, is_causal = _masked(added, attn_mask, is_causal, q_BHND.shape[-2]), False
         if self.fused_attn and not self.maps:
             attend: Attend = partial(self._attend_fused, q_BHND, k_BHND, attn_mask, is_causal)
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = _attend_with_map(self, _masked(scores_BHNM, attn_mask, is_causal))
+            attend = _attend_with_map(self, _masked(scores_BHNM, attn_mask, is_causal, N))
         operators, of_map = bands_of_map(self)
         z_BNC = _run_operators(operators, self, attend, v_BHND).transpose(1, 2)
         z_BNC = self.norm(z_BNC.reshape(B, N, self.num_heads * self.head_dim))
@@ -103,10 +149,11 @@ class SlottedAttention(Attention):
         return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask, dropout, is_causal)
 
 
-def _masked(scores_BHNM: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+def _masked(scores_BHNM: Tensor, attn_mask: Tensor | None, is_causal: bool, queries: int) -> Tensor:
+    """Scores, or a term of them that broadcasts, with the masks of scaled_dot_product_attention."""
     if is_causal:
-        size = scores_BHNM.shape[-1]
-        attn_mask = torch.ones(size, size, dtype=torch.bool, device=scores_BHNM.device).tril()
+        shape = queries, scores_BHNM.shape[-1]
+        attn_mask = torch.ones(shape, dtype=torch.bool, device=scores_BHNM.device).tril()
     if attn_mask is None:
         return scores_BHNM
     if attn_mask.dtype == torch.bool:
@@ -117,8 +164,10 @@ def _masked(scores_BHNM: Tensor, attn_mask: Tensor | None, is_causal: bool) -> T
 class SlottedTalkingHeadAttention(TalkingHeadAttn):
     """timm's talking-heads attention of CaiT with slots: it mixes heads around the softmax, so it has its map."""
 
+    scores: Slot = ()
     operators: Slot
     maps: Slot
+    record: PassRecord | None = None
 
     def forward(self, x: Tensor, *, bands: Bands | None = None) -> Tensor:
         """x: (B, N, C) -> (B, N, C); ``bands`` as in :class:`SlottedAttention`."""
@@ -127,6 +176,9 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
         q_BHND, k_BHND, v_BHND = qkv_3BHND[0] * self.scale, qkv_3BHND[1], qkv_3BHND[2]
         scores_BHNM = q_BHND @ k_BHND.transpose(-2, -1)
         scores_BHNM = self.proj_l(scores_BHNM.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        added = _added_to_scores(self, q_BHND, k_BHND)
+        if added is not None:
+            scores_BHNM = scores_BHNM + added
         map_BHNM = scores_BHNM.softmax(dim=-1)
         map_BHNM = self.proj_w(map_BHNM.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         map_BHNM = self.attn_drop(_run(self.maps, self, map_BHNM))
@@ -138,15 +190,19 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
 class SlottedWindowAttention(WindowAttention):
     """timm's window attention of Swin with slots; N is the number of tokens of a window, masked ones included."""
 
+    scores: Slot = ()
     operators: Slot
     maps: Slot
+    record: PassRecord | None = None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B * windows, N, C) -> the same; mask: additive (windows, N, N), or None where windows are not shifted."""
         B, N, _ = x.shape
         qkv_3BHND = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q_BHND, k_BHND, v_BHND = qkv_3BHND.unbind(0)
-        bias = self._get_rel_pos_bias()
+        bias, added = self._get_rel_pos_bias(), _added_to_scores(self, q_BHND, k_BHND)
+        if added is not None:
+            bias = bias + added
         if mask is not None:
             mask = mask.unsqueeze(1).repeat(B // mask.shape[0], 1, 1, 1)
         if self.fused_attn and not self.maps:
@@ -168,16 +224,22 @@ class SlottedBlock(Block):
 
     pre_norm: Slot
     post_attention: Slot
+    tokens: Slot = ()
+    losses: Slot = ()
+    record: PassRecord | None = None
+    place: int = 0
     skip_gain: float
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (masks) go to the attention."""
+        _enter(self)
         post_attention, bands = bands_of_output(self)
         if bands is not None:
             keywords["bands"] = bands
         y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), *args, **keywords)
         x = _residual(self.skip_gain, x, self.drop_path1(self.ls1(_run(post_attention, self, y_BNC))))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x)))))
+        x = _run(self.tokens, self, x)
+        return _leave(self, x + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x))))))
 
 
 class SlottedCaitBlock(LayerScaleBlock):
@@ -185,15 +247,21 @@ class SlottedCaitBlock(LayerScaleBlock):
 
     pre_norm: Slot
     post_attention: Slot
+    tokens: Slot = ()
+    losses: Slot = ()
+    record: PassRecord | None = None
+    place: int = 0
     skip_gain: float
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
+        _enter(self)
         post_attention, bands = bands_of_output(self)
         keywords = {} if bands is None else {"bands": bands}
         y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), **keywords)
         x = _residual(self.skip_gain, x, self.drop_path(self.gamma_1 * _run(post_attention, self, y_BNC)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.pre_norm, self, x))))
+        x = _run(self.tokens, self, x)
+        return _leave(self, x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(_run(self.pre_norm, self, x)))))
 
 
 class SlottedSwinBlock(SwinTransformerBlock):
@@ -204,15 +272,21 @@ class SlottedSwinBlock(SwinTransformerBlock):
 
     pre_norm: Slot
     post_attention: Slot
+    tokens: Slot = ()
+    losses: Slot = ()
+    record: PassRecord | None = None
+    place: int = 0
     skip_gain: float
     ls1: nn.Module
     ls2: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, height, width, C) -> the same."""
+        _enter(self)
         shape = x.shape
         x_BNC = x.flatten(1, 2)
         y_BNC = self._attn(self.norm1(_run(self.pre_norm, self, x_BNC).view(shape))).flatten(1, 2)
         x_BNC = _residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(_run(self.post_attention, self, y_BNC))))
+        x_BNC = _run(self.tokens, self, x_BNC)
         x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(_run(self.pre_norm, self, x_BNC)))))
-        return x_BNC.view(shape)
+        return _leave(self, x_BNC).view(shape)

@@ -22,6 +22,7 @@ class Technique:
             keywords.
         start: ``identity`` where a model's output does not change on attaching, else what it starts from.
         check: raises ``ValueError`` where it cannot be filled in; called like ``fill``, before anything is changed.
+        losses: names of the terms that it adds to the training loss.
         parameters: ends of the names of what it adds to a model's state dict.
         options: the options and their defaults; an option takes values of the type of its default.
         refuses: kind of backbone -> why the technique is not defined there.
@@ -33,6 +34,7 @@ class Technique:
     fill: Callable[..., None]
     start: str = "identity"
     check: Callable[..., None] = _anywhere
+    losses: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)

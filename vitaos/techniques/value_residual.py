@@ -7,33 +7,33 @@ the options ``first`` and ``own``, 0.5 and 0.5 as in the paper; ``learned`` = fa
 adds it unattended; both may act, NeuTRENO then on the block's own V.
 
 Not the identity at the start unless ``first`` = 0 and ``own`` = 1. Fused attention stays in use. Gradient checkpointing
-is refused (``first_values``).
+is refused (``record``).
 """
 
-from functools import partial
 from typing import Any, Final
 
 from torch import Tensor
 
 from vitaos.dtypes import at_least_float32
-from vitaos.techniques.first_values import FirstValues
+from vitaos.techniques.record import share_record
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
 
+_KEY: Final = "value_residual"
 _PRIORITY: Final = 55  # outside every change of the map, which so acts on the mixed values; inside NeuTRENO
 
 
 def keep_values(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
     """The first block: keep V_0."""
-    attention.residual_values.keep(v_BHND)
+    attention.record.carried[_KEY] = v_BHND
     return attend(v_BHND)
 
 
-def mix_values(attention: Any, attend: Attend, v_BHND: Tensor, *, last: bool) -> Tensor:
+def mix_values(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
     """A later block: attend to the mixed values."""
     first, own = at_least_float32(attention.value_residual_first), at_least_float32(attention.value_residual_own)
-    mixed_BHND = first * attention.residual_values.take(last) + own * v_BHND
+    mixed_BHND = first * attention.record.carried[_KEY] + own * v_BHND
     return attend(mixed_BHND.to(v_BHND.dtype))
 
 
@@ -48,19 +48,17 @@ def _check(sites: list[Site], first: float, own: float, learned: bool, from_bloc
 
 
 def _fill(sites: list[Site], first: float, own: float, learned: bool, from_block: int) -> None:
-    values = FirstValues("value_residual")
-    sites[0].attention.residual_values = values
+    share_record(sites, needed_by=_KEY)
     fill(sites[0].attention, "operators", _PRIORITY, keep_values)
-    for index, site in enumerate(sites[from_block:], from_block):
+    for site in sites[from_block:]:
         attention = site.attention
-        attention.residual_values = values
         for name, start in (("value_residual_first", first), ("value_residual_own", own)):
             weight = site.parameter(1, start)
             if learned:
                 attention.register_parameter(name, weight)
             else:
                 attention.register_buffer(name, weight.detach())
-        fill(attention, "operators", _PRIORITY, partial(mix_values, last=index == len(sites) - 1))
+        fill(attention, "operators", _PRIORITY, mix_values)
 
 
 VALUE_RESIDUAL: Final = Technique(
