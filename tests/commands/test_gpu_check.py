@@ -64,3 +64,8 @@ def test_a_single_bit_is_a_difference() -> None:
     assert differences(state, again, "state") == ["state.model.weight"]
     assert differences(state, {"model": state["model"]}, "state") == ["state"]
     assert differences([1], [2], "x") == ["x[0]"]
+
+
+def test_what_needs_a_gpu_is_skipped_without_one_and_not_failed(tmp_path: Path) -> None:
+    with pytest.raises(NothingRanError, match="fp16"):
+        parts.PARTS["learns-fp16"](Context(tmp_path, "cpu"))
