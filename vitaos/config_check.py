@@ -226,7 +226,21 @@ def _check_pairs(config: TrainConfig) -> None:
         )
     if recipe.three_augment and recipe.randaugment:
         raise ConfigError("recipe.three_augment=true with recipe.randaugment: choose one; set recipe.randaugment=null")
+    _check_distillation(config)
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError(
             "precision=fp16 with device=cpu: loss scaling is for CUDA; use precision=bf16 or fp32 on the CPU"
+        )
+
+
+def _check_distillation(config: TrainConfig) -> None:
+    kind, teacher = config.recipe.distillation, config.teacher
+    if kind != "none" and not teacher.source:
+        raise ConfigError(
+            f"recipe.distillation={kind} without a teacher: add teacher.source=FILE, a run or exported folder, "
+            "hf-hub:OWNER/NAME, or a name of timm's weights (regnety_160.deit_in1k)"
+        )
+    if kind == "none" and (teacher.source or teacher.model):
+        raise ConfigError(
+            f"teacher.source={teacher.source}: nothing is learned from it; add recipe.distillation=hard or soft"
         )

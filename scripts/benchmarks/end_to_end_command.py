@@ -19,8 +19,10 @@ from scripts.benchmarks.hardware import describe
 from vitaos import cli
 from vitaos.assembly import builders
 from vitaos.assembly.schemas import TRAIN_SCHEMA
+from vitaos.assembly.teacher import build_teacher
 from vitaos.assembly.training import build_trainer
 from vitaos.batch import Batch
+from vitaos.engine.distillation import Teacher
 from vitaos.engine.protocols import TrainLoader
 from vitaos.runtime.world import World, initialize, shutdown
 
@@ -81,7 +83,13 @@ def main(config: Any) -> None:
         steps = min(steps, loaders.train.steps_per_epoch)
         model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         same = SameBatch(loaders.train, next(iter(loaders.train.epoch(0))))
-        shared: dict[str, Any] = {"world": world, "model": model, "num_classes": loaders.num_classes}
+        teacher = build_teacher(config, world, loaders.num_classes, loaders.class_names)
+        shared: dict[str, Any] = {
+            "world": world,
+            "model": model,
+            "num_classes": loaders.num_classes,
+            "teacher": teacher,
+        }
         rates: dict[str, list[float]] = {"loader alone": [], "steps alone": [], "whole": []}
         for _ in range(ROUNDS):
             rates["loader alone"].append(_loader_rate(loaders.train, steps, config, world))
@@ -103,7 +111,14 @@ def _loader_rate(loader: TrainLoader, steps: int, config: Any, world: World) -> 
 
 
 def _run_rate(
-    loader: TrainLoader, steps: int, config: Any, *, world: World, model: nn.Module, num_classes: int
+    loader: TrainLoader,
+    steps: int,
+    config: Any,
+    *,
+    world: World,
+    model: nn.Module,
+    num_classes: int,
+    teacher: Teacher | None,
 ) -> float:
     """Images per second of all ranks, of a training run without evaluation."""
     rates = Rates(config.batch_size * config.accumulate * world.size)
@@ -113,6 +128,7 @@ def _run_rate(
         loader,
         world,
         num_classes=num_classes,
+        teacher=teacher,
         evaluate=lambda _: {},
         sinks=[rates],
         settings=replace(builders.build_settings(config), steps=steps, log_every=WARMUP, checkpoint_every=None),

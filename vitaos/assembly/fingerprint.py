@@ -84,6 +84,8 @@ def run_name(config: Any, world_size: int, data: Mapping[str, Any] | None = None
     }
     if config.init_weights != "raw":
         identifying["init_weights"] = config.init_weights
+    if config.recipe.distillation != "none":
+        identifying["teacher"] = to_dict(config.teacher)
     digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:6]
     parts = [config.model.name, *shape_labels(config), *enabled, config.data.name, f"s{config.seed}", digest]
     return file_name("-".join(parts)) + ("" if data is None else f"-{classes_digest(data)}")

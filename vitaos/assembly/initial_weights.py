@@ -27,7 +27,7 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
     try:
         source = sources.find(config.init, model)
         content = load_file(source.path) if source.content is None else source.content
-        weights = _choose(config.init_weights, content, source.path)
+        weights = choose_weights(config.init_weights, content, source.path)
         report = load_weights(model, content, weights=weights, classifier="fit")
     except ValueError as error:
         raise ValueError(f"init={config.init}: {error}") from error
@@ -37,10 +37,15 @@ def load_initial_weights(config: TrainConfig, model: nn.Module) -> LoadReport | 
     return report
 
 
-def _choose(wanted: str, content: Any, path: Path) -> str:
+def choose_weights(wanted: str, content: Any, path: Path, *, key: str = "init_weights") -> str:
+    """Which of a file's weights `wanted` (raw, ema, auto) means, in the words of ``load_weights``: "model" or "ema".
+
+    Raises:
+        ValueError: the running average is asked for by the configuration's `key`, and there is none.
+    """
     averaged = isinstance(content, Mapping) and has_average(content)
     if wanted == "ema" and not averaged:
-        raise ValueError(f"{path} holds no running average of the weights; use init_weights=raw")
+        raise ValueError(f"{path} holds no running average of the weights; use {key}=raw")
     return "ema" if averaged and wanted in ("ema", "auto") else "model"
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from vitaos.assembly import builders
 from vitaos.config import TrainConfig
 from vitaos.engine import optim
+from vitaos.engine.distillation import choose_token
 from vitaos.engine.freezing import freeze
 
 _MOST_PARAMETERS: Final = 10**11
@@ -56,6 +57,8 @@ def _try_model(config: TrainConfig, classes: int, device: str) -> None:
         if parameters > _MOST_PARAMETERS:
             raise ValueError(f"{_described(config)}: it would have {parameters:,} parameters")
         freeze(model, config.recipe.freeze)
+        if config.recipe.distillation != "none":
+            choose_token(model, config.recipe.distillation_token)
         model(torch.empty(1, 3, size, size))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from vitaos.assembly import builders, session, start
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.possible import check_possible
+from vitaos.assembly.teacher import build_teacher
 from vitaos.assembly.training import build_trainer
 from vitaos.config import TrainConfig
 from vitaos.engine.precision import determinism
@@ -33,9 +34,9 @@ def train(config: TrainConfig) -> Run:
     """
     # The order of start-up: what needs no data or device is checked first, so that a mistake costs nothing. The ranks
     # watch each other before any waits for another, and requests to leave are heard before anything is taken. The data
-    # is opened before the run folder, so that a refused run leaves none; the folder is locked before the model is
-    # built, since it holds where the run goes on. Weights are loaded last, into the finished trainer, so that a resumed
-    # run starts from exactly the objects of a new one.
+    # is opened, and a teacher read, before the run folder, so that a refused run leaves none; the folder is locked
+    # before the model is built, since it holds where the run goes on. Weights are loaded last, into the finished
+    # trainer, so that a resumed run starts from exactly the objects of a new one.
     check_possible(config)
     with ExitStack() as stack:
         if config.deterministic:
@@ -44,8 +45,9 @@ def train(config: TrainConfig) -> Run:
         watchdog = stack.enter_context(Watchdog(world.rank, world.size, world.broadcast_object))
         preemption = stack.enter_context(Preemption())
         loaders = stack.enter_context(closing(builders.build_loaders(config, world)))
+        teacher = build_teacher(config, world, loaders.num_classes, loaders.class_names)
         folder = stack.enter_context(start.choose_run_folder(config, world, loaders.fingerprint))
-        found = start.open_run_folder(config, folder, world, loaders)
+        found = start.open_run_folder(config, folder, world, loaders, teacher)
         model = builders.build_model(config, loaders.num_classes, recipe=config.recipe).to(world.device)
         loaded = load_initial_weights(config, model) if found is None else None
         outputs = stack.enter_context(session.Outputs(config, folder, world, loaders, found))
@@ -64,7 +66,8 @@ def train(config: TrainConfig) -> Run:
             preemption=preemption,
             checkpoints=outputs.checkpoints,
             sinks=outputs.sinks,
-            identity=session.checkpoint_metadata(config, loaders, world),
+            identity=session.checkpoint_metadata(config, loaders, world, teacher),
+            teacher=teacher,
         )
         if found is not None:
             start.load_state(trainer, found, world)

@@ -15,6 +15,7 @@ from vitaos.checkpoint.store import Checkpoints
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import classes_digest
+from vitaos.engine.distillation import Teacher
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
@@ -118,9 +119,13 @@ def _model_name(config: TrainConfig) -> str:
     return f"{config.model.name} with {changes}" if changes else config.model.name
 
 
-def checkpoint_metadata(config: TrainConfig, loaders: Loaders, world: World) -> dict[str, Any]:
-    """What a checkpoint holds beside the state: its format, configuration, class names and versions."""
-    return {
+def checkpoint_metadata(
+    config: TrainConfig, loaders: Loaders, world: World, teacher: Teacher | None = None
+) -> dict[str, Any]:
+    """What a checkpoint holds beside the state: its format, configuration, class names and versions, and of a teacher
+    who it was: its weights are not copied."""
+    taught_by = {} if teacher is None else {"teacher": teacher.identity}
+    return taught_by | {
         "format": FORMAT,
         "config": fingerprint.to_dict(config),
         "class_names": loaders.class_names,

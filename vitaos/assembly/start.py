@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from vitaos.assembly import builders, fingerprint
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.stored_config import restore
+from vitaos.assembly.teacher import check_same_teacher
 from vitaos.checkpoint.resume import ResumePoint, find_newest, find_resume, load_checkpoint, resume_source
 from vitaos.config import DataConfig, TrainConfig
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import differences
+from vitaos.engine.distillation import Teacher
 from vitaos.engine.trainer import Trainer
 from vitaos.outputs.run_dir import RunDir
 from vitaos.runtime.world import World
@@ -56,12 +58,14 @@ def choose_run_folder(config: TrainConfig, world: World, data: dict[str, Any]) -
     return RunDir(on_main(world, choose))
 
 
-def open_run_folder(config: TrainConfig, folder: RunDir, world: World, loaders: Loaders) -> ResumePoint | None:
+def open_run_folder(
+    config: TrainConfig, folder: RunDir, world: World, loaders: Loaders, teacher: Teacher | None = None
+) -> ResumePoint | None:
     """Take the run folder and find the checkpoint to go on from, if there is one.
 
     Raises:
         ValueError: on every rank: the weights to start from cannot be used, or the folder is in use, must not be
-            continued, or belongs to another run or other data.
+            continued, or belongs to another run, other data or another teacher.
     """
 
     contents: Mapping[str, Any] | None = None  # they stay on the rank that read them
@@ -77,6 +81,7 @@ def open_run_folder(config: TrainConfig, folder: RunDir, world: World, loaders: 
         before = restore(found.config, found.path)
         fingerprint.check_same_run(before, config)
         _check_same_data(found, loaders.fingerprint)
+        check_same_teacher((found.contents or {}).get("teacher"), teacher, found.path)
         notes = _notes_on_resuming(config, folder, found, before)
         contents = found.contents
         return found._replace(notes=(*found.notes, *notes), contents=None)

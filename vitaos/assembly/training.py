@@ -7,11 +7,12 @@ from torch import nn
 
 from vitaos import techniques
 from vitaos.assembly import builders
-from vitaos.config import TrainConfig
+from vitaos.config import RecipeConfig, TrainConfig
+from vitaos.engine.distillation import DistillationLoss, TaughtTransform, Teacher, choose_token
 from vitaos.engine.freezing import freeze
 from vitaos.engine.loss import CrossEntropy
 from vitaos.engine.precision import build_precision
-from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader
+from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader, TrainTransform
 from vitaos.engine.settings import Settings
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World
@@ -31,6 +32,7 @@ def build_trainer(
     sinks: Sequence[Sink] = (),
     identity: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
+    teacher: Teacher | None = None,
 ) -> Trainer:
     """A trainer of `model` by the configuration's recipe.
 
@@ -43,19 +45,24 @@ def build_trainer(
         evaluate, observe, preemption, checkpoints, sinks, identity: as :class:`vitaos.engine.trainer.Trainer` takes
             them.
         settings: by default the configuration's.
+        teacher: whom the model learns from, for ``recipe.distillation``.
 
     Raises:
         ValueError: the optimizer, the schedule or the model cannot be had as the configuration asks.
     """
     freeze(model, config.recipe.freeze)
+    transform: TrainTransform = builders.build_train_transform(config, num_classes)
+    if teacher is not None:
+        choose_token(model, config.recipe.distillation_token)
+        transform = TaughtTransform(transform, teacher)
     schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
     return Trainer(
         model=model,
-        loss=CrossEntropy(config.recipe.smoothing),
+        loss=_build_loss(config.recipe),
         optimizer=builders.build_optimizer(config, model, schedule),
         schedule=schedule,
         loader=loader,
-        transform=builders.build_train_transform(config, num_classes),
+        transform=transform,
         evaluate=evaluate,
         observe=observe,
         training_pass=techniques.training_pass(model, loader.steps_per_epoch),
@@ -67,4 +74,17 @@ def build_trainer(
         checkpoints=checkpoints,
         sinks=sinks,
         identity=identity,
+    )
+
+
+def _build_loss(recipe: RecipeConfig) -> nn.Module:
+    loss = CrossEntropy(recipe.smoothing)
+    if recipe.distillation == "none":
+        return loss
+    return DistillationLoss(
+        loss,
+        kind=recipe.distillation,
+        alpha=recipe.distillation_alpha,
+        temperature=recipe.distillation_temperature,
+        reduction=recipe.distillation_reduction,
     )

@@ -22,7 +22,7 @@ from vitaos.config.schema import (
     technique_flags,
     without_keys,
 )
-from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, MonitorConfig
+from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, MonitorConfig, TeacherConfig
 
 __all__ = [
     "LOCAL",
@@ -40,6 +40,7 @@ __all__ = [
     "MonitorConfig",
     "OptimizerConfig",
     "RecipeConfig",
+    "TeacherConfig",
     "TrainConfig",
     "added_keys",
     "declared_fields",

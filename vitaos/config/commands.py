@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from vitaos.config.keys import EVER, LOCAL, MANY, PER_START, key, section
 from vitaos.config.recipe import OptimizerConfig, RecipeConfig
-from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, MonitorConfig
+from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, MonitorConfig, TeacherConfig
 
 _DEEPEST: Final = 1000
 _LARGEST_SEED: Final = 2**63 - 1
@@ -41,6 +41,9 @@ class TrainConfig:
         choices=("raw", "ema", "auto"),
         mark=PER_START,
         added=True,
+    )
+    teacher: TeacherConfig = section(
+        TeacherConfig, "the model that is learned from, for recipe.distillation", mark=PER_START
     )
     epochs: int = key(300, "epochs of the run and of its schedule", low=1, high=MANY, mark=PER_START)
     steps: int | None = key(

@@ -51,6 +51,28 @@ class RecipeConfig:
     pos_drop: float = key(0.0, "rate of dropout after the position embedding", low=0, below=1)
     proj_drop: float = key(0.0, "rate of dropout after the attention's projection and in the MLP", low=0, below=1)
     smoothing: float = key(0.0, "label smoothing", low=0, below=1)
+    distillation: str = key(
+        "none",
+        "what is learned from `teacher`: its first answer (hard) or its probabilities (soft)",
+        choices=("none", "hard", "soft"),
+        added=True,
+    )
+    distillation_token: str = key(
+        "auto",
+        "whose answer is held against the teacher's; auto: the distillation token where the model has one",
+        choices=("auto", "distillation", "class"),
+        added=True,
+    )
+    distillation_alpha: float = key(
+        0.5, "share of the teacher in the loss; the labels have the rest", low=0, high=1, added=True
+    )
+    distillation_temperature: float = key(1.0, "temperature of soft distillation", above=0, high=1e4, added=True)
+    distillation_reduction: str = key(
+        "mean",
+        "soft distillation divides by images x classes (mean: DeiT's code) or by images (batchmean: its paper, timm)",
+        choices=("mean", "batchmean"),
+        added=True,
+    )
     # augmentation
     repeats: int = key(1, "repeated augmentation: views of an image among the batches of an epoch", low=1, high=1000)
     crop_scale: list[float] = key(

@@ -1,4 +1,4 @@
-"""The keys of the smaller sections: model, data, logger and monitor."""
+"""The keys of the smaller sections: model, data, teacher, logger and monitor."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +48,35 @@ class DataConfig:
     )
     in_memory: bool = key(False, "read an FFCV file into memory instead of mapping it", mark=LOCAL)
     prepare: str = key("", "how the data is made, told where it is missing", mark=LOCAL)
+
+
+@dataclass
+class TeacherConfig:
+    """The model that a distilled one learns from (``recipe.distillation``). Its weights are part of what a run is."""
+
+    source: str | None = key(
+        None,
+        "its weights: a file, a run or exported folder, hf-hub:OWNER/NAME, or a name of timm's weights",
+        is_path=True,
+        added=True,
+    )
+    model: str | None = key(None, "its backbone, for a file that does not say: a name of vitaos or timm", added=True)
+    keywords: dict[str, Any] = key({}, "keywords of its timm class, beside `teacher.model`", added=True)
+    weights: str = key(
+        "auto",
+        "the weights themselves, their running average, or auto: the average where there is one",
+        choices=("raw", "ema", "auto"),
+        added=True,
+    )
+    img_size: int | None = key(
+        None, "side of its images in pixels, resized where they differ; null: its own", low=1, high=2**14, added=True
+    )
+    mean: list[float] | None = key(
+        None, "normalization of its images; null: its own", low=-1e3, high=1e3, count=3, added=True
+    )
+    std: list[float] | None = key(
+        None, "normalization of its images; null: its own", above=0, high=1e3, count=3, added=True
+    )
 
 
 @dataclass

@@ -52,7 +52,8 @@ class EvaluationLoader(Protocol):
 class TrainTransform(Protocol):
     """Augmentation on the device: a function of the batch, the epoch and the global step."""
 
-    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Any]:
+        """Images, and targets as the loss takes them."""
 
 
 class Schedule(Protocol):

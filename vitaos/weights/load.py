@@ -30,6 +30,18 @@ _BLOCK: Final = re.compile(r"^((?:layers\.\d+\.)?blocks(?:_token_only)?\.\d+)\.(
 _LISTED: Final = 4  # how many shapes an error lists
 
 
+class ClassCountError(ValueError):
+    """A classifier of another number of classes.
+
+    Attributes:
+        stored: how many the checkpoint's has.
+    """
+
+    def __init__(self, message: str, stored: int) -> None:
+        super().__init__(message)
+        self.stored = stored
+
+
 def load_weights(
     model: nn.Module,
     source: str | Path | Mapping[str, Any],
@@ -65,6 +77,8 @@ def load_weights(
         return _load(
             backbone_in(unwrap_model(model)), content, weights=weights, classifier=classifier, grid=grid, window=window
         )
+    except ClassCountError as error:
+        raise ClassCountError(f"{where}{error}", error.stored) from error
     except ValueError as error:
         raise ValueError(f"{where}{error}") from error
 
@@ -131,9 +145,10 @@ def _handle_classifier(
         old, new = state.get(f"{prefix}.weight"), target.get(f"{prefix}.weight")
         agrees = old is None or (new is not None and old.shape[0] == new.shape[0])
         if classifier == "strict" and new is not None and old is not None and not agrees:
-            raise ValueError(
+            raise ClassCountError(
                 f"{new.shape[0]} classes of data with a {old.shape[0]}-class checkpoint: the classifier {prefix} "
-                'does not fit. To keep the other weights and train a new classifier: classifier="reset".'
+                'does not fit. To keep the other weights and train a new classifier: classifier="reset".',
+                stored=old.shape[0],
             )
         if agrees and classifier != "reset":
             continue
