@@ -183,9 +183,7 @@ def _check_classes(found: _Found, num_classes: int, class_names: Sequence[str]) 
         raise _other_classes(answered, num_classes)
     names = found.class_names
     if names is not None and list(names) != list(class_names) and set(names) & set(class_names):
-        raise ValueError(
-            "its classes are the data's in another order, or others: an answer must mean the same"
-        )
+        raise ValueError("its classes are the data's in another order, or others: an answer must mean the same")
 
 
 def _check_answers(found: _Found, num_classes: int) -> None:
