@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.null_gpu.programs.miniature import build_run, data_root, overrides_of
-from tests.null_gpu.programs.steps import faults_of_steps
+from tests.null_gpu.programs.steps import faults_of_steps, read_zeros
 from vitaos.runtime.world import World
 
 OF_GLOO = ("no line of the project", "wait (cudaEventSynchronize) at vitaos/engine/trainer.py")
@@ -40,6 +40,7 @@ def faults_of(rank: int, size: int, rendezvous: Path, root: str) -> list[str]:
 
 def main() -> None:
     """Rank 0 starts rank 1 for the second part."""
+    read_zeros()
     if "NULL_GPU_RANK" in os.environ:
         print(faults_of(1, 2, Path(os.environ["NULL_GPU_RANK"]), data_root()))
         return
