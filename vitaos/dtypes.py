@@ -1,5 +1,8 @@
 """Arithmetic wide enough for what a low precision would lose."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,3 +15,8 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def at_least_float32(x: Tensor) -> Tensor:
     """The tensor in float32 or wider; the tensor itself where it is so already."""
     return x.to(wide_dtype(x.dtype))
+
+
+def no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Arithmetic in the types as they are; torch knows no autocast of shapes alone (``meta``)."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

@@ -14,6 +14,8 @@ TECHNIQUE_HELP: Final = {
     "shaped_attention": "beta V + alpha A V - gamma mean(V) by head; options identity, map, mean, zero_queries",
     "value_residual": "the first block's values mixed into later ones; options first, own, learned, from_block",
     "laplacian_heads": "V - A V in a share of the heads; option fraction",
+    "token_merging": "the most similar tokens of each block merged (ToMe); options r, inflection, kept, proportional, "
+    "criterion",
 }
 """In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`; what each is, for ``--help``."""
 

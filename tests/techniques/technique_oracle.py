@@ -101,6 +101,37 @@ def _contrast(x: Tensor) -> Tensor:
     return x - 0.1 * (unit @ unit.transpose(-2, -1)).softmax(-1) @ x
 
 
+def _merging_block(block: Any, prefix: int, sizes: list[list[float]], first: bool, x: Tensor) -> Tensor:
+    """A plain block of a ViT that merges 13 tokens of each image by loops over its tokens; ``sizes`` of every image."""
+    batch, tokens, _ = x.shape
+    if first:
+        sizes[:] = [[1.0] * tokens for _ in range(batch)]
+    attention = block.attn
+    q, k, v = (
+        part.reshape(batch, tokens, attention.num_heads, -1).transpose(1, 2)
+        for part in attention.qkv(block.norm1(x)).chunk(3, -1)
+    )
+    weights = (q @ k.transpose(-2, -1) * attention.scale).exp() * torch.tensor(sizes, dtype=x.dtype)[:, None, None]
+    y = (weights / weights.sum(-1, keepdim=True)) @ v
+    x = x + attention.proj(y.transpose(1, 2).reshape(batch, tokens, -1))
+    merged = []
+    for image in range(batch):
+        key = k[image].mean(0).detach()
+        even = [i for i in range(prefix, tokens) if i % 2 == 0]
+        odd = [i for i in range(prefix, tokens) if i % 2 == 1]
+        pairs = [max((float(torch.cosine_similarity(key[i], key[j], dim=0)), i, j) for j in odd) for i in even]
+        chosen = sorted(pairs, reverse=True)[: min(13, (tokens - prefix) // 2)]
+        gone = {i for _, i, _ in chosen}
+        groups = [[i] for i in [*range(prefix), *(i for i in even if i not in gone)]]
+        groups += [[j, *(i for _, i, into in chosen if into == j)] for j in odd]
+        size = [sum(sizes[image][i] for i in group) for group in groups]
+        rows = [sum(sizes[image][i] * x[image, i] for i in group) for group in groups]
+        merged.append(torch.stack([row / whole for row, whole in zip(rows, size, strict=True)]))
+        sizes[image] = size
+    x = torch.stack(merged)
+    return x + block.mlp(block.norm2(x))
+
+
 class _Chain(nn.Module):
     """What is called in place of a module: functions in front of it and after it."""
 
@@ -127,6 +158,12 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
         }
     else:
         blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    if "token_merging" in names:
+        assert names == ("token_merging",)
+        sizes: list[list[float]] = []
+        for index, block in enumerate(model.blocks):
+            block.forward = partial(_merging_block, block, model.num_prefix_tokens, sizes, index == 0)
+        return model
     first: list[Tensor] = []
     for path, block in blocks.items():
         attention = block.attn

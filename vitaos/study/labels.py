@@ -26,6 +26,7 @@ _TITLES: Final = {
     "shaped_attention": "shaped attention",
     "value_residual": "value residual",
     "laplacian_heads": "Laplacian heads",
+    "token_merging": "token merging",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

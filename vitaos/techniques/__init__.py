@@ -4,7 +4,7 @@ Adding one: write its file with a :class:`Technique`, add its line to ``TECHNIQU
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -25,6 +25,7 @@ from vitaos.techniques.scripting import HOOK, scriptable
 from vitaos.techniques.shaped_attention import SHAPED_ATTENTION
 from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
 from vitaos.techniques.technique import Technique
+from vitaos.techniques.token_merging import TOKEN_MERGING
 from vitaos.techniques.value_residual import VALUE_RESIDUAL
 
 TECHNIQUES: Final[dict[str, Technique]] = {
@@ -39,6 +40,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "shaped_attention": SHAPED_ATTENTION,
     "value_residual": VALUE_RESIDUAL,
     "laplacian_heads": LAPLACIAN_HEADS,
+    "token_merging": TOKEN_MERGING,
 }
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -167,11 +169,24 @@ def _checked(name: str, key: str, value: Any, default: Any) -> Any:
     """The value in the type of the option's default."""
     if isinstance(value, bool) or isinstance(default, bool):
         fits = isinstance(value, bool) and isinstance(default, bool)
+    elif isinstance(default, tuple):
+        return _checked_counts(name, key, value)
+    elif isinstance(default, str):
+        fits = isinstance(value, str)
     else:
         fits = isinstance(value, int | (float if isinstance(default, float) else int)) and math.isfinite(value)
     if not fits:
         raise ValueError(f"{name}: {key} must be a {type(default).__name__}, finite if a number, not {value!r}.")
     return type(default)(value)
+
+
+def _checked_counts(name: str, key: str, value: Any) -> list[int] | str:
+    """A list of whole numbers, or the name of one."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and all(type(count) is int and count > 0 for count in value):
+        return list(value)
+    raise ValueError(f"{name}: {key} must be a list of positive whole numbers, or the name of one, not {value!r}.")
 
 
 def _check(model: nn.Module, wanted: Mapping[str, Any]) -> None:

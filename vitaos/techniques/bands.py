@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitaos.dtypes import at_least_float32
 from vitaos.techniques.recombine import recombine, token_mean
+from vitaos.techniques.record import sizes_of
 
 Weight = Tensor | float
 
@@ -50,6 +51,8 @@ class Projection(NamedTuple):
 class MapBands:
     """An operator of an attention module: (1 + high)(A - A_d) + (1 + direct) A_d, with A_d = (1/N) 1 1^T.
 
+    Of merged tokens every column of A_d is the token's size instead of 1, over the sum of the sizes.
+
     Applied to values it is (1 + high) A V + (direct - high) mean(V), whether the rows of A sum to 1 or not: no N x N
     map is needed.
 
@@ -62,7 +65,8 @@ class MapBands:
     def __call__(self, attention: Any, attend: Callable[[Tensor], Tensor], v_BHND: Tensor) -> Tensor:
         """Apply the re-weighed map to the values, given a function that applies A."""
         high, direct = (_by_head(weight) for weight in self.bands(attention))
-        return recombine(attend(v_BHND), token_mean(v_BHND), 1 + high, direct - high)
+        mean = token_mean(v_BHND, sizes_of(attention))
+        return recombine(attend(v_BHND), mean, 1 + high, direct - high)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class TokenBands:
     def __call__(self, block: Any, y_BNC: Tensor) -> Tensor:
         """Re-weigh the tokens."""
         high, direct = (wide(weight) for weight in self.bands(block))
-        return recombine(y_BNC, token_mean(y_BNC), 1 + high, direct - high)
+        return recombine(y_BNC, token_mean(y_BNC, sizes_of(block)), 1 + high, direct - high)
 
 
 def wide(weight: Weight) -> Weight:

@@ -6,6 +6,8 @@ also replaces the model's last LayerNorm, here left alone), with similarities ta
 (``normalize``; off gives the formula to the letter, where the softmax is nearly one-hot at usual widths). The default
 ``scale`` of 0.1 is ours; theirs is 0, off. No parameters.
 
+A merged token counts as often as its size says.
+
 Not the identity at the start unless ``scale`` = 0. softmax(x x^T / tau) x is fused attention with one head, queries and
 keys being the tokens: the CPU's fused kernel never stores the similarity map; whether CUDA's takes one head as wide as
 the model is torch's to choose (flash attention stops at 256 channels a head).
@@ -17,16 +19,19 @@ from typing import Any, Final
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitaos.techniques.record import log_sizes
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 10
 
 
-def repel_tokens(_: Any, x_BNC: Tensor, *, scale: float, temperature: float, normalize: bool) -> Tensor:
+def repel_tokens(block: Any, x_BNC: Tensor, *, scale: float, temperature: float, normalize: bool) -> Tensor:
     """Subtract from every token what it shares with the tokens that resemble it."""
     key_B1NC = (F.normalize(x_BNC, dim=-1) if normalize else x_BNC).unsqueeze(1)
-    shared_B1NC = F.scaled_dot_product_attention(key_B1NC, key_B1NC, x_BNC.unsqueeze(1), scale=1 / temperature)
+    shared_B1NC = F.scaled_dot_product_attention(
+        key_B1NC, key_B1NC, x_BNC.unsqueeze(1), log_sizes(block, key_B1NC), scale=1 / temperature
+    )
     return x_BNC - scale * shared_B1NC.squeeze(1)
 
 

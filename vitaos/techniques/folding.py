@@ -22,6 +22,7 @@ from vitaos.dtypes import at_least_float32
 from vitaos.techniques.bands import Bands, MapBands, Projection, TokenBands, Weight, in_turn, wide
 from vitaos.techniques.fold_function import applies, project_fused
 from vitaos.techniques.recombine import token_mean
+from vitaos.techniques.record import sizes_of
 
 Entries = tuple[tuple[int, Any], ...]
 
@@ -85,16 +86,22 @@ def project(attention: Any, z_BNK: Tensor, v_BHND: Tensor, inner: Bands | None, 
     device = z_BNK.device.type
     mixed = device != "meta" and torch.is_autocast_enabled(device)  # torch knows no autocast of shapes alone
     dtype = torch.get_autocast_dtype(device) if mixed else projection.weight.dtype
-    if applies(z_BNK, projection):
+    sizes_BN = sizes_of(attention)
+    if sizes_BN is None and applies(z_BNK, projection):
         return project_fused(z_BNK, v_BHND, projection, dtype)
     if not mixed:
-        return fold_and_project(z_BNK, v_BHND, projection, dtype)
+        return fold_and_project(z_BNK, v_BHND, projection, dtype, sizes_BN)
     with torch.autocast(device, enabled=False):
-        return fold_and_project(z_BNK.to(dtype), v_BHND, projection, dtype)
+        return fold_and_project(z_BNK.to(dtype), v_BHND, projection, dtype, sizes_BN)
 
 
-def fold_and_project(z_BNK: Tensor, v_BHND: Tensor, projection: Projection, dtype: torch.dtype) -> Tensor:
-    """The same in torch's operations, differentiated by autograd; z and the result are of type ``dtype``."""
+def fold_and_project(
+    z_BNK: Tensor, v_BHND: Tensor, projection: Projection, dtype: torch.dtype, sizes_BN: Tensor | None = None
+) -> Tensor:
+    """The same in torch's operations, differentiated by autograd; z and the result are of type ``dtype``.
+
+    ``sizes_BN``: how many tokens each token stands for in the means, where some were merged.
+    """
     weight, bias, inner, outer = projection
     weight, bias = at_least_float32(weight), None if bias is None else at_least_float32(bias)
     folded, folded_bias = weight, bias
@@ -104,13 +111,15 @@ def fold_and_project(z_BNK: Tensor, v_BHND: Tensor, projection: Projection, dtyp
         high, direct = (_by_channel(part, v_BHND.shape[-1]) for part in inner)
         gain_K = 1 + high
         folded = folded * gain_K
-        vector_BC = F.linear((direct - high) * token_mean(v_BHND).flatten(1), weight)  # what the map's own DC brings
+        vector_BC = F.linear(
+            (direct - high) * token_mean(v_BHND, sizes_BN).flatten(1), weight
+        )  # what the map's own DC brings
     if outer is not None:
         high, direct = (wide(part) for part in outer)
         gain_C = 1 + high
         folded = folded * (gain_C.unsqueeze(1) if isinstance(gain_C, Tensor) else gain_C)
         folded_bias = None if folded_bias is None else folded_bias * gain_C
-        mean_BC = F.linear(gain_K * token_mean(z_BNK).squeeze(1), weight, bias)
+        mean_BC = F.linear(gain_K * token_mean(z_BNK, sizes_BN).squeeze(1), weight, bias)
         vector_BC = (1 + direct) * vector_BC + (direct - high) * mean_BC
     y_BNC = F.linear(z_BNK, folded.to(dtype), None if folded_bias is None else folded_bias.to(dtype))
     assert isinstance(vector_BC, Tensor)

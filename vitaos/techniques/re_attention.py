@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from vitaos.dtypes import at_least_float32
+from vitaos.techniques.record import sizes_of
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
@@ -26,8 +28,45 @@ _PRIORITY: Final = 10
 def mix_maps(attention: Any, map_BHNM: Tensor) -> Tensor:
     """Mix the maps of all heads, then normalize each mixed map."""
     mixed_BHNM = torch.einsum("gh,bgnm->bhnm", attention.re_attention_heads.to(map_BHNM.dtype), map_BHNM)
+    sizes_BN = sizes_of(attention)
+    if sizes_BN is not None:
+        return _norm_by_size(attention.re_attention_norm, mixed_BHNM, sizes_BN)
     normed_BHNM: Tensor = attention.re_attention_norm(mixed_BHNM)
     return normed_BHNM
+
+
+def _norm_by_size(norm: nn.BatchNorm2d, map_BHNM: Tensor, sizes_BN: Tensor) -> Tensor:
+    """The norm of the map that the tokens had before they were merged, and of it the columns added up again.
+
+    A column of a merged map is the sum of as many equal columns as the token's size says, a row stands for as many.
+    """
+    keys_B11M = sizes_BN[:, None, None, :]
+    weights_B1NM = sizes_BN[:, None, :, None] * keys_B11M
+    one_BHNM = at_least_float32(map_BHNM) / keys_B11M
+    mean_H, variance_H = norm.running_mean, norm.running_var
+    if norm.training:
+        count = weights_B1NM.sum()
+        mean_H = (one_BHNM * weights_B1NM).sum((0, 2, 3)) / count
+        variance_H = ((one_BHNM - mean_H.view(-1, 1, 1)).square() * weights_B1NM).sum((0, 2, 3)) / count
+        _follow(norm, mean_H.detach(), (variance_H * count / (count - 1)).detach())
+    assert mean_H is not None
+    assert variance_H is not None
+    gain_H = norm.weight * (variance_H + norm.eps).rsqrt()
+    shift_H = norm.bias - mean_H * gain_H
+    normed_BHNM = torch.addcmul(shift_H.view(-1, 1, 1), one_BHNM, gain_H.view(-1, 1, 1)) * keys_B11M
+    return normed_BHNM.to(map_BHNM.dtype)
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm2d, mean_H: Tensor, variance_H: Tensor) -> None:
+    """Move the running statistics as torch's batch normalization does."""
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean_H.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_(variance_H.to(norm.running_var.dtype), norm.momentum)
 
 
 def _fill(sites: list[Site]) -> None:

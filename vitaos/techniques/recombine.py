@@ -23,9 +23,17 @@ def recombine(y: Tensor, mean: Tensor, gain: Tensor | float, mean_weight: Tensor
     return torch.addcmul(mean_weight * mean, y, gain).to(y.dtype)
 
 
-def token_mean(x: Tensor) -> Tensor:
-    """DC[x] as one row, in float32 or wider: the mean over the tokens, (..., N, K) -> (..., 1, K).
+def token_mean(x: Tensor, sizes_BN: Tensor | None = None) -> Tensor:
+    """DC[x] as one row, in float32 or wider: the mean over the tokens, (B, ..., N, K) -> (B, ..., 1, K).
 
     A sum divided afterwards, not ``mean``, whose backward pass would write a tensor of the size of x.
+
+    Args:
+        x: tokens.
+        sizes_BN: how many tokens each of them stands for, where some were merged (``record.sizes_of``).
     """
+    if sizes_BN is not None:
+        shares_BN = sizes_BN / sizes_BN.sum(dim=-1, keepdim=True)
+        shares = shares_BN.view(x.shape[0], *[1] * (x.dim() - 3), -1, 1)
+        return (x * shares).sum(dim=-2, keepdim=True, dtype=wide_dtype(x.dtype))
     return x.sum(dim=-2, keepdim=True, dtype=wide_dtype(x.dtype)) / x.shape[-2]

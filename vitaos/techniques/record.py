@@ -30,6 +30,7 @@ class PassRecord:
         seen: what a look at queries and keys left for the same block's ``tokens`` slot.
         losses: terms of the training loss by name, while a training step collects them; else None.
         epoch: how many epochs of training are done, with a fraction; None outside of training.
+        reduced_by: the technique that makes tokens fewer, or nothing.
         keeps_sizes: whether the sizes stay after the last block, for the pooling.
     """
 
@@ -37,6 +38,7 @@ class PassRecord:
         self.depth = depth
         self.needed_by: tuple[str, ...] = ()
         self.keeps_sizes = False
+        self.reduced_by = ""
         self.losses: dict[str, Tensor] | None = None
         self.epoch: float | None = None
         self.clear()
@@ -51,7 +53,7 @@ class PassRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         empty = PassRecord(self.depth)
-        empty.needed_by, empty.keeps_sizes = self.needed_by, self.keeps_sizes
+        empty.needed_by, empty.keeps_sizes, empty.reduced_by = self.needed_by, self.keeps_sizes, self.reduced_by
         return dict(vars(empty))
 
     def enter(self, index: int) -> None:
@@ -111,8 +113,14 @@ def share_record(sites: Sequence[Any], needed_by: str | None = None) -> PassReco
 
 def sizes_of(module: Any) -> Tensor | None:
     """(B, N): how many of the original tokens each token of a block or attention module stands for; None: one each."""
-    record: PassRecord | None = module.record
+    record: PassRecord | None = getattr(module, "record", None)
     return None if record is None else record.sizes_BN
+
+
+def log_sizes(module: Any, like: Tensor) -> Tensor | None:
+    """(B, 1, 1, M): what a token's size adds to its logits as a key, so that it counts as the tokens it stands for."""
+    sizes_BN = sizes_of(module)
+    return None if sizes_BN is None else sizes_BN.log()[:, None, None, :].to(like.dtype)
 
 
 def record_in(model: nn.Module) -> PassRecord | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitaos.dtypes import at_least_float32
 from vitaos.techniques.recombine import token_mean
+from vitaos.techniques.record import sizes_of
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slots import Attend
 from vitaos.techniques.technique import Technique
@@ -32,7 +33,7 @@ def shape_map(attention: Any, attend: Attend, v_BHND: Tensor) -> Tensor:
         at_least_float32(part).view(-1, 1, 1)
         for part in (attention.shaped_identity, attention.shaped_map, attention.shaped_mean)
     )
-    unattended_BHND = identity * v_BHND - mean * token_mean(v_BHND)
+    unattended_BHND = identity * v_BHND - mean * token_mean(v_BHND, sizes_of(attention))
     return torch.addcmul(unattended_BHND, weight, at_least_float32(attend(v_BHND))).to(v_BHND.dtype)
 
 

@@ -66,12 +66,13 @@ KINDS: Final = (
 
 @dataclass(frozen=True)
 class Site:
-    """One attention block of a model: where it is, and the two modules that have slots."""
+    """One attention block of a model: where it is, the two modules that have slots, and the model as it was given."""
 
     kind: Kind
     path: str
     block: Any
     attention: Any
+    model: Any
 
     @property
     def num_heads(self) -> int:
@@ -127,7 +128,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         ValueError: the model, or a block or attention module in it, is of a class that has no slots; names the module's
             path.
     """
-    kind, model = kind_of(model), backbone_in(model)
+    given, kind, model = model, kind_of(model), backbone_in(model)
     blocks: dict[str, Any]
     if isinstance(model, FeatureDictNet):
         blocks = {path: module for path, module in model.named_modules() if isinstance(module, kind.block)}
@@ -147,7 +148,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         strange = {name for name, _ in block.attn.named_children()} - kind.attention_children
         if type(block.attn) is kind.attention and strange:
             raise _refuse(f"{path}.attn has submodules that are not known: {', '.join(sorted(strange))}")
-    return [Site(kind, path, block, block.attn) for path, block in blocks.items()]
+    return [Site(kind, path, block, block.attn, given) for path, block in blocks.items()]
 
 
 def open_slots(sites: list[Site]) -> None:

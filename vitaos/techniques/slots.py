@@ -86,6 +86,12 @@ def _enter(block: Any) -> None:
         block.record.enter(block.place)
 
 
+def _check_masks(block: Any, given: tuple[Any, ...]) -> None:
+    reduced_by = "" if block.record is None else block.record.reduced_by
+    if reduced_by and any(value is not None and value is not False for value in given):
+        raise ValueError(f"{reduced_by}: an attention mask names tokens by their place, which they lose here.")
+
+
 def _leave(block: Any, x_BNC: Tensor) -> Tensor:
     for _, term in block.losses:
         term(block, x_BNC)
@@ -233,6 +239,8 @@ class SlottedBlock(Block):
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (masks) go to the attention."""
         _enter(self)
+        if args or keywords:
+            _check_masks(self, (*args, *keywords.values()))
         post_attention, bands = bands_of_output(self)
         if bands is not None:
             keywords["bands"] = bands
