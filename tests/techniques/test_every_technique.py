@@ -123,9 +123,15 @@ COMBINED = {
 }
 
 
-@walk
-def test_exports_and_is_captured_in_one_graph(name: str, kind: str) -> None:
-    model = stir(build(kind, name, **SHALLOW[kind]), name)
+CAPTURED = [
+    *((pytest.param(kind, (name,), marks=[] if kind == "ViT" else pytest.mark.long)) for name, kind in CASES),
+    *((kind, names) for kind, names in COMBINED.items() if kind != "ViT"),
+]
+
+
+@pytest.mark.parametrize(("kind", "names"), CAPTURED)
+def test_exports_and_is_captured_in_one_graph(kind: str, names: tuple[str, ...]) -> None:
+    model = stir(build(kind, *names, **SHALLOW[kind]), *names)
     x = images(model)
     expected = model(x)
     exported = torch.export.export(model, (x,))
