@@ -29,11 +29,13 @@ _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")
 
 def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> list[str]:
     """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
-    ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), and ``model.keywords.KEY=VALUE`` for a keyword
-    that has no default here (``++model.keywords.KEY=VALUE``); leave out what chooses nothing where nothing is the
-    default (``experiment=null``)."""
+    ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), ``model.keywords.KEY=VALUE`` for a keyword
+    that has no default here (``++model.keywords.KEY=VALUE``, and so for ``data.roots``, which chooses ``data=imagenet``
+    where nothing else is chosen), ``k=20`` (``k=[20]``) where whole numbers are listed; leave out what chooses nothing
+    where nothing is the default (``experiment=null``)."""
     may_be_null = {group for group, chosen in groups_of(config_name).items() if chosen is None}
     flags = technique_flags(schema)
+    number_lists = {field.name for field, kind in declared_fields(schema) if kind == list[int]}
     expanded: list[str] = []
     for override in overrides:
         key, _, name = override.partition("=")
@@ -46,11 +48,20 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
             expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
         elif foreign and name != "null" and _is_timm_model(name):
             expanded += ["model=timm", f"model.name={name}"]
-        elif key.startswith(("model.keywords.", "optimizer.keywords.")):
+        elif key.startswith(("model.keywords.", "optimizer.keywords.")) or _is_roots(key):
             expanded.append(_quoted(f"++{override}"))
+        elif key in number_lists and name.lstrip("-").isdigit():
+            expanded.append(f"{key}=[{name}]")
         else:
             expanded.append(_quoted(override))
+    keys = {word.partition("=")[0] for word in expanded}
+    if groups_of(config_name).get("data", "") is None and "data" not in keys and any(_is_roots(key) for key in keys):
+        expanded.insert(0, "data=imagenet")  # the datasets of a suite are ImageNet's relatives
     return expanded
+
+
+def _is_roots(key: str) -> bool:
+    return key.lstrip("+").partition(".")[0] == "data" and key.split(".")[1:2] == ["roots"]
 
 
 def refuse_several_values(overrides: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import eval as evaluation_command
 import vitaos
 from tests.commands.conftest import Run
 from vitaos import cli
-from vitaos.assembly.evaluation import zero_learned_values
+from vitaos.assembly.judge import zero_learned_values
 from vitaos.assembly.schemas import EVAL_SCHEMA
 from vitaos.metrics_reader import read_metrics
 

@@ -32,5 +32,5 @@ def test_help_lists_the_groups_of_its_command_and_ranges() -> None:
     listed = {line.split()[0] for line in groups.splitlines() if line.startswith("  ") and not line.startswith("   ")}
     assert listed == set(overrides.groups_of("eval")) == {"recipe", "model", "data"}
     assert "eval_crop" in shown
-    assert "(val | real | v2 | a | r | sketch)" in " ".join(shown.split())
+    assert "(val | real | v2 | a | r | sketch | c)" in " ".join(shown.split())
     assert "data.img_size: 32" in shown

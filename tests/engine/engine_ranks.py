@@ -24,7 +24,9 @@ from miniature import (
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.assembly.start import choose_run_folder
 from vitaos.data.corrupt_images import CorruptImageError, CorruptImages
+from vitaos.engine.calibration import calibrate
 from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
+from vitaos.engine.features import Features, NearestNeighbors, extract, fit_linear, gather
 from vitaos.engine.precision import build_precision
 from vitaos.engine.trainer import Trainer
 from vitaos.engine.update import NonFiniteError
@@ -129,6 +131,31 @@ def leaving(world: World) -> dict[str, Any]:
     return {"status": outcome.status, "step": outcome.progress.step}
 
 
+def feature_judges(world: World) -> dict[str, Any]:
+    """Features of uneven shares (one rank has none), what neighbors and a linear layer answer on them, calibration."""
+    number_format = build_precision("fp32", world.device)
+    model = Features(tiny_vit(), "pooled")
+    words: dict[str, Any] = {"world": world, "precision": number_format}
+    bank = gather(extract(model, EvaluationImages(world, images=53), normalize, **words), CLASSES, world=world)
+    shares = extract(model, EvaluationImages(world, images=2), normalize, **words)
+    found: dict[str, Any] = {"bank": bank.features, "targets": bank.targets}
+    heads = {"knn": NearestNeighbors(bank, 5, 0.07), "linear": fit_linear(bank, 1.0, world=world)}
+    for name, head in heads.items():
+        result = evaluate(
+            head,
+            shares,
+            lambda images: images,
+            num_classes=CLASSES,
+            keep_predictions=True,
+            keep_confidences=True,
+            **words,
+        )
+        calibration = calibrate(result.confidences)
+        found[name] = [result.predictions.predicted.tolist(), result.count, calibration.images]
+        found[f"{name} measures"] = [result.loss, calibration.ece, calibration.brier]
+    return found
+
+
 def evaluations(world: World) -> dict[str, Any]:
     """Counts of datasets whose sizes divide by nothing, one smaller than the number of ranks; and an interruption."""
     number_format = build_precision("fp32", world.device)
@@ -199,7 +226,7 @@ def no_multiple_of_five(index: int) -> int:
     return index
 
 
-SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations, unlike_copies)
+SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations, feature_judges, unlike_copies)
 
 
 def main(folder: str) -> None:

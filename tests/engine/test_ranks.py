@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_ranks import evaluations, plain_run
+from engine_ranks import evaluations, feature_judges, plain_run
 from miniature import ALONE, RecordingSink, add_loss_term, assert_same, make_trainer, timeless, tiny_vit
 
 HERE = Path(__file__).parent
@@ -101,6 +101,17 @@ def test_every_image_counts_once_whoever_sees_it(seen: Seen) -> None:
             *counts, loss = rank["evaluations"][images]
             assert counts == alone[images][:-1]
             assert loss == pytest.approx(alone[images][-1], rel=1e-6)
+
+
+def test_ranks_judge_features_as_one(seen: Seen) -> None:
+    alone = feature_judges(ALONE)
+    for rank in seen:
+        found = rank["feature_judges"]
+        torch.testing.assert_close(found["bank"], alone["bank"])
+        assert torch.equal(found["targets"], alone["targets"])
+        for name in ("knn", "linear"):
+            assert found[name] == alone[name]
+            assert found[f"{name} measures"] == pytest.approx(alone[f"{name} measures"], rel=1e-3, abs=1e-4)
 
 
 def test_data_that_differs_between_ranks_is_refused_on_all_of_them(seen: Seen) -> None:

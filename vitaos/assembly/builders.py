@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniq
 from vitaos.data import DataSource, EvalLoader, Loaders, ReadSettings
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
+from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings
 from vitaos.engine import optim
 from vitaos.engine import schedule as schedules
@@ -54,7 +55,15 @@ def build_loaders(config: TrainConfig, world: World) -> Loaders:
 
 
 def build_eval_loader(
-    data: DataConfig, *, world: World, img_size: int, eval_crop: float, batch_size: int, root: str | Path | None = None
+    data: DataConfig,
+    *,
+    world: World,
+    img_size: int,
+    eval_crop: float,
+    batch_size: int,
+    root: str | Path | None = None,
+    part: Literal["train", "val"] = "val",
+    corruption: Corruption | None = None,
 ) -> EvalLoader:
     """The evaluation loader of this rank, for images of `img_size` pixels; `root` may stand for the data's own."""
     source = _data_source(data)
@@ -65,6 +74,8 @@ def build_eval_loader(
         eval_resize=int(img_size / eval_crop),
         rank=world.rank,
         world=world.size,
+        part=part,
+        corruption=corruption,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from vitaos.checkpoint.resume import FORMAT, find_newest
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
 from vitaos.data import EvalLoader, default_workers
+from vitaos.data.corruptions import Corruption
 from vitaos.data.folder.digits import digits_folder
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
@@ -74,14 +75,16 @@ class EvalTarget:
         step = progress.get("step") if isinstance(progress, Mapping) else None
         return step if isinstance(step, int) else None
 
-    def load_weights(self, model: nn.Module, weights: str) -> None:
-        """Load ``raw`` or ``ema`` weights into the model.
+    def load_weights(self, model: nn.Module, weights: str, *, classifier: str = "strict") -> None:
+        """Load ``raw`` or ``ema`` weights into the model; `classifier` as in :func:`vitaos.weights.load.load_weights`.
 
         Raises:
             ValueError: naming the file: they are not this model's.
         """
         try:
-            weight_files.load_weights(model, self.content, weights="ema" if weights == "ema" else "model")
+            weight_files.load_weights(
+                model, self.content, weights="ema" if weights == "ema" else "model", classifier=classifier
+            )
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
@@ -122,14 +125,24 @@ def untrained(source: CheckpointSource) -> EvalTarget:
     return _described_by(source, source.data, None, {})
 
 
-def build_loader(source: CheckpointSource, target: EvalTarget, world: World) -> EvalLoader:
-    """This rank's share of the images."""
+def build_loader(
+    source: CheckpointSource,
+    target: EvalTarget,
+    world: World,
+    *,
+    part: Literal["train", "val"] = "val",
+    corruption: Corruption | None = None,
+    whole: bool = False,
+) -> EvalLoader:
+    """This rank's share of the images; `whole` ones are cut out already (unless the command line gives a crop)."""
     return builders.build_eval_loader(
         target.data,
         world=world,
         img_size=target.img_size,
-        eval_crop=source.eval_crop or target.recipe.eval_crop,
+        eval_crop=source.eval_crop or (1.0 if whole else target.recipe.eval_crop),
         batch_size=source.batch_size,
+        part=part,
+        corruption=corruption,
     )
 
 

@@ -14,6 +14,7 @@ _LAYOUTS: Final = {
     "a": "imagenet-a, with its 200 folders n01498041, ...",
     "r": "imagenet-r, with its 200 folders n01443537, ...",
     "sketch": "sketch, with its 1,000 folders n01440764, ...",
+    "c": "gaussian_noise/1/n01440764/*.JPEG, ...; all 15 corruptions at 5 severities",
 }
 
 
@@ -36,7 +37,7 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
     """Which answers of the model belong to which class of the images.
 
     Args:
-        dataset: ``val``, ``real``, ``v2``, ``a``, ``r`` or ``sketch``.
+        dataset: ``val``, ``real``, ``v2``, ``a``, ``r``, ``sketch`` or ``c`` (one of its folders).
         known: what the model's answers mean, in their order; None where the checkpoint does not hold them (for
             ImageNet's relatives that is taken to be ImageNet's order).
         names: the images' class folders, in the order of their labels.
@@ -45,7 +46,7 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
     Raises:
         ValueError: the images are of classes that the model does not know.
     """
-    if dataset in {"val", "real"}:
+    if dataset in {"val", "real", "c"}:
         if known is not None and list(names) != known:
             raise ValueError(_describe_mismatch(checkpoint, known, names))
         return Classes(len(names), len(names), None)
@@ -58,6 +59,8 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
             f"dataset={dataset}: expected its {len(expected)} classes, found {len(names)} class folders"
             f"{_some(set(names) - set(expected), ', among them unknown ')}"
         )
+    if strange := set(names) - set(known):
+        raise ValueError(f"dataset={dataset}: {checkpoint} does not answer its classes{_some(strange, ': ')}, ...")
     places = {name: index for index, name in enumerate(known)}
     return Classes(len(known), len(names), [places[name] for name in names])
 

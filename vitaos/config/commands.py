@@ -108,9 +108,34 @@ class EvalConfig(CheckpointSource):
     checkpoint: str | None = key(None, "a run folder or a file", is_path=True)
     dataset: str = key(
         "val",
-        "the held-out images, with the ReaL labels, or ImageNet-V2, -A, -R, -Sketch in data.root",
-        choices=("val", "real", "v2", "a", "r", "sketch"),
+        "the held-out images, with the ReaL labels, or ImageNet-V2, -A, -R, -Sketch, -C in data.val",
+        choices=("val", "real", "v2", "a", "r", "sketch", "c"),
     )
+    suite: str | None = key(
+        None,
+        "all: every dataset whose folder data.roots names, as data.roots={val: DIR, v2: DIR}, in one table",
+        choices=(None, "all"),
+    )
+    corrupt: bool = key(
+        False, "dataset=c: make the corruptions from the held-out images (slow) in place of the published folders"
+    )
+    metric: str = key(
+        "classifier",
+        "judged by its classifier, by the nearest neighbors of its features among the training images (DINO's), or by "
+        "logistic regression on them",
+        choices=("classifier", "knn", "linear"),
+    )
+    k: list[int] = key(
+        [20, 10, 100, 200], "metric=knn: neighbors that vote; the first is the result, all are listed", low=1, high=MANY
+    )
+    temperature: float = key(0.07, "metric=knn: of the votes, exp(cosine / temperature)", above=0, high=1e6)
+    features: str = key(
+        "pooled",
+        "metric=knn or linear: what the classifier would see, or the class token or mean patch token behind the norm",
+        choices=("pooled", "class_token", "mean"),
+    )
+    regularization_c: float = key(1.0, "metric=linear: scikit-learn's C; larger fits more closely", above=0, high=1e12)
+    calibration: bool = key(False, "expected calibration error, NLL, Brier score and a reliability diagram")
     real_labels: str | None = key(None, "the file real.json, for dataset=real", is_path=True)
     predictions: bool = key(True, "keep the prediction for every image as .npz")
     weights: str = key("both", "the running average, the weights themselves, or both", choices=("ema", "raw", "both"))

@@ -26,6 +26,9 @@ class DataConfig:
     root: str | None = key(None, "folder of both parts, train and val", is_path=True, mark=LOCAL)
     train: str | None = key(None, "the training part, where it lies elsewhere", is_path=True, mark=LOCAL)
     val: str | None = key(None, "the held-out part, where it lies elsewhere", is_path=True, mark=LOCAL)
+    roots: dict[str, str] = key(
+        {}, "eval.py suite=all: the folder of each dataset, {val: DIR, v2: DIR, ...}", mark=LOCAL, added=True
+    )
     num_classes: int | None = key(None, "classes that there must be; null: as many as found", low=1, high=10**7)
     img_size: int = key(224, "side of the images that the model sees, in pixels", low=1, high=2**14)
     mean: list[float] = key([0.485, 0.456, 0.406], "subtracted from pixels in [0, 1]", low=-1e3, high=1e3, count=3)

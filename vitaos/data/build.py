@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.corrupt_images import CorruptImages, OnBad
+from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.scan import scan_folder
@@ -196,12 +197,22 @@ def build_eval_loader(
     eval_resize: int | None = None,
     rank: int = 0,
     world: int = 1,
+    part: Literal["train", "val"] = "val",
+    corruption: Corruption | None = None,
 ) -> EvalLoader:
-    """Build an evaluation loader alone; arguments as :func:`build_loaders`, ``source.val`` being the folder or beton to
-    evaluate.
+    """Build an evaluation loader alone; arguments as :func:`build_loaders`.
+
+    Args:
+        part: which part is read: the training part too may be looked at without augmentation.
+        corruption: what is done to every image after it is cut out; class folders alone.
     """
     _check_counts(batch_size=batch_size)
-    _, val_path, engine = resolve_paths(source, need_train=False)
+    train_path, val_path, engine = resolve_paths(source, need_train=part == "train")
+    if part == "train":
+        assert train_path is not None
+        val_path = train_path
+    if corruption is not None and engine == "ffcv":
+        raise ValueError("corrupt=true makes its images from class folders, not from FFCV files: use data=imagenet")
     workers = _worker_count(read.workers)
     eval_resize = int(read.img_size / 0.875) if eval_resize is None else eval_resize
     center_crop(eval_resize, eval_resize, eval_resize, read.img_size)
@@ -218,7 +229,7 @@ def build_eval_loader(
     return FolderEvalLoader(
         scan_folder(val_path, on_bad=on_bad, prepare=source.prepare), rank=rank, world=world, batch_size=batch_size,
         img_size=read.img_size, eval_resize=eval_resize, resize=read.resize, workers=workers,
-        pin_memory=read.pin_memory, on_bad=on_bad,
+        pin_memory=read.pin_memory, on_bad=on_bad, corruption=corruption,
     )  # fmt: skip
 
 

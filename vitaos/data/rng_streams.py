@@ -13,3 +13,6 @@ CROP: Final = 2
 
 TIMM: Final = 3
 """The seed under which timm's transforms work on one image (``augment="timm"``)."""
+
+CORRUPTION: Final = 4
+"""The seed under which a corruption of ImageNet-C is made of one image."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitaos.engine.calibration import Confidences, ConfidenceTable
 from vitaos.engine.precision import Precision
 from vitaos.engine.protocols import EvaluationLoader
 from vitaos.runtime.world import World
@@ -48,6 +49,7 @@ class EvaluationResult:
         loss: mean cross-entropy.
         class_count, class_correct1, class_correct5: (K,) int64, the same by class.
         predictions: of every image, where they were asked for.
+        confidences: of the images that count, where they were asked for.
     """
 
     count: int
@@ -58,6 +60,7 @@ class EvaluationResult:
     class_correct1: NDArray[np.int64]
     class_correct5: NDArray[np.int64]
     predictions: Predictions | None = None
+    confidences: Confidences | None = None
 
     @property
     def top1(self) -> float:
@@ -112,6 +115,7 @@ def evaluate(
     real_labels: Sequence[Sequence[int]] | None = None,
     interrupted: Callable[[], bool] | None = None,
     keep_predictions: bool = False,
+    keep_confidences: bool = False,
 ) -> EvaluationResult:
     """Evaluate a model on all ranks together; each sees its share of the images, and one all-reduce adds the counts.
 
@@ -126,6 +130,7 @@ def evaluate(
             any are left out, the classes of the result and the loss stay those of the dataset's own labels.
         interrupted: asked before each batch; once true on any rank, all ranks raise `EvaluationInterrupted` at the end.
         keep_predictions: return what was predicted for every image as well.
+        keep_confidences: return how sure the model was of every image as well.
 
     Raises:
         EvaluationInterrupted: see `interrupted`.
@@ -134,6 +139,7 @@ def evaluate(
     """
     counts = _Counts(num_classes, world.device)
     table = _PredictionTable(loader.num_images, world.device) if keep_predictions else None
+    confidences = ConfidenceTable(loader.num_images, world.device) if keep_confidences else None
     indices = None if class_indices is None else torch.tensor(class_indices, dtype=torch.int64, device=world.device)
     was_training, full = model.training, 0
     model.eval()
@@ -152,9 +158,12 @@ def evaluate(
             logits_BK = (logits_BC if indices is None else logits_BC[:, indices]).float()
             _check_answers(logits_BK.shape[1], num_classes)
             on_device = None if accepted is None else _without_waiting(accepted, world.device)
-            answers_B, right_B = _add(counts, logits_BK, targets, on_device)
+            answers_B, right_B, judged_B = _add(counts, logits_BK, targets, on_device)
             if table is not None:
                 table.add(batch.positions, targets, answers_B, right_B)
+            if confidences is not None:
+                places = _without_waiting(batch.positions, world.device)
+                confidences.add(places, logits_BK, targets, right_B, judged_B)
     finally:
         model.train(was_training)
     world.all_reduce(counts.vector)
@@ -165,7 +174,11 @@ def evaluate(
             f"{result.count} images were evaluated, the dataset has {int(expected) / world.size:g}: the ranks see "
             "different data, or some of it was left out"
         )
-    return result if table is None else replace(result, predictions=table.result(world))
+    return replace(
+        result,
+        predictions=None if table is None else table.result(world),
+        confidences=None if confidences is None else confidences.result(world),
+    )
 
 
 def _without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
@@ -182,11 +195,14 @@ def _answers(model: nn.Module, images: Tensor, full: int) -> Tensor:
     return logits[:count]
 
 
-def _add(counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Tensor | None) -> tuple[Tensor, Tensor]:
+def _add(
+    counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Add a batch to the counts; `accepted_BK` is true where an answer counts as right.
 
     Returns:
-        The first answer of each image (-1 where its logits are not finite), and whether it is right.
+        The first answer of each image (-1 where its logits are not finite), whether it is right, and whether the image
+        counts.
     """
     if accepted_BK is None:
         accepted_BK = targets_B[:, None] == torch.arange(logits_BK.shape[1], device=targets_B.device)
@@ -199,7 +215,7 @@ def _add(counts: _Counts, logits_BK: Tensor, targets_B: Tensor, accepted_BK: Ten
     counts.by_class.index_add_(1, targets_B, rows)
     losses_B = F.cross_entropy(logits_BK, targets_B, reduction="none").double()
     counts.loss += torch.where(judged_B, losses_B, 0.0).sum()
-    return torch.where(finite_B1[:, 0], top_B5[:, 0], -1), right_B5[:, 0]
+    return torch.where(finite_B1[:, 0], top_B5[:, 0], -1), right_B5[:, 0], judged_B
 
 
 def _accepted(real_labels: Sequence[Sequence[int]], positions_B: Tensor, num_classes: int) -> Tensor:

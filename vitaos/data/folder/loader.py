@@ -19,6 +19,7 @@ from vitaos.counter_rng import derive_seed
 from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.batches import BatchRequest, evaluation_requests, training_requests
 from vitaos.data.corrupt_images import CorruptImages, OnBad
+from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.timm_transform import (
@@ -39,7 +40,9 @@ class _BatchDataset(Dataset[Batch]):
     def __init__(
         self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
         crop: CropSettings | None = None, seed: int = 0, transform: TimmTransform | None = None,
+        corruption: Corruption | None = None,
     ) -> None:  # fmt: skip
+        self._corruption = corruption
         self._folder = folder
         self._bad = bad
         self._img_size = img_size
@@ -59,6 +62,8 @@ class _BatchDataset(Dataset[Batch]):
             targets_B[place] = target
             if request.epoch is None or self._crop is None:
                 resize_and_center_crop(image_HW3, self._eval_resize, views_BSS3[place], self._resize)
+                if self._corruption is not None:
+                    views_BSS3[place] = self._corruption(views_BSS3[place], int(request.indices[place]))
             else:
                 height_1, width_1 = np.array(image_HW3.shape[:1]), np.array(image_HW3.shape[1:2])
                 (box,) = training_crops(
@@ -171,6 +176,7 @@ class FolderEvalLoader:
     def __init__(
         self, folder: ImageFolder, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
         resize: Resize = "bicubic", workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
+        corruption: Corruption | None = None,
     ) -> None:  # fmt: skip
         self.class_names = folder.class_names
         self.fingerprint = folder.fingerprint()
@@ -180,7 +186,9 @@ class FolderEvalLoader:
         self._batch_size = batch_size
         self._requests = _Requests()
         bad = CorruptImages(len(folder), on_bad, str(folder.root), evaluation=True)
-        dataset = _BatchDataset(folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize)
+        dataset = _BatchDataset(
+            folder, bad, img_size=img_size, eval_resize=eval_resize, resize=resize, corruption=corruption
+        )
         self._loader: DataLoader[Any] | None = _data_loader(dataset, self._requests, workers, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
