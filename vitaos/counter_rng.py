@@ -22,20 +22,34 @@ def _finalize(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
+def _finalize_one(word: int) -> int:
+    word = ((word ^ (word >> 30)) * int(_MIX_1)) & _MASK
+    word = ((word ^ (word >> 27)) * int(_MIX_2)) & _MASK
+    return word ^ (word >> 31)
+
+
 def mix(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     """Hash a sequence of integers (scalars or arrays that broadcast) to 64 well-mixed bits each.
 
     The order of the words matters: ``mix(1, 2) != mix(2, 1)``.
     """
+    # Numbers that all share are mixed as Python's: a tenth of the time of NumPy's scalars.
+    leading = 0
+    state = 0
+    for word in words:
+        if not isinstance(word, (int, np.integer)):
+            break
+        state = _finalize_one(((state ^ (int(word) & _MASK)) + int(_GOLDEN)) & _MASK)
+        leading += 1
+    states = np.asarray(state, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        state = np.zeros((), dtype=np.uint64)
-        for word in words:
+        for word in words[leading:]:
             if isinstance(word, (int, np.integer)):
                 array = np.asarray(int(word) & _MASK, dtype=np.uint64)
             else:
                 array = np.asarray(word).astype(np.int64).view(np.uint64)
-            state = _finalize((state ^ array) + _GOLDEN)
-        return np.asarray(state)
+            states = _finalize((states ^ array) + _GOLDEN)
+    return np.asarray(states)
 
 
 def derive_seed(*words: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from vitaos.data.augment import pipeline
 from vitaos.techniques import fold_function
 
 
@@ -38,7 +39,9 @@ def compute_everywhere() -> None:
     """From now on, in this thread and the backward passes it starts."""
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
-    fold_function._have_triton = lambda: False  # its launches are no operations of torch, which this mode would see
+    # Its launches are no operations of torch, which this mode would see.
+    fold_function._have_triton = lambda: False
+    pipeline._have_triton = lambda: False
     HostValues().__enter__()
 
 

@@ -140,6 +140,12 @@ def build_train_transform(config: TrainConfig, num_classes: int) -> DeviceAugmen
     )
 
 
+def plan_ahead(loader: datasets.TrainLoader, transform: object, device: torch.device) -> None:
+    """Let a GPU's augmentation of a batch be planned from the moment that the loader begins with the batch."""
+    if isinstance(transform, DeviceAugment) and transform.has_kernels(device):
+        loader.announce = transform.announce
+
+
 def build_normalize(data: DataConfig) -> EvalNormalize:
     """What happens to an evaluation batch on the device."""
     return EvalNormalize(_triple(data.mean), _triple(data.std))

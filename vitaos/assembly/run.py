@@ -69,6 +69,7 @@ def train(config: TrainConfig) -> Run:
             identity=session.checkpoint_metadata(config, loaders, world, teacher),
             teacher=teacher,
         )
+        builders.plan_ahead(loaders.train, trainer.transform, world.device)
         if found is not None:
             start.load_state(trainer, found, world)
         return Run(session.fit(trainer, world, outputs), folder)

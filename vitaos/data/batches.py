@@ -1,6 +1,6 @@
 """Requests for batches: everything that a batch of either loader depends on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +23,17 @@ class BatchRequest(NamedTuple):
     indices: NDArray[np.int64]
 
 
-def training_requests(order: TrainOrder, epoch: int, start_step: int) -> Iterator[BatchRequest]:
-    """The micro-batches of an epoch from a global step on."""
+Announce = Callable[[int, NDArray[np.int64]], None]
+"""Told the epoch and the positions of a training batch that will come."""
+
+
+def training_requests(
+    order: TrainOrder, epoch: int, start_step: int, announce: Announce | None = None
+) -> Iterator[BatchRequest]:
+    """The micro-batches of an epoch from a global step on, each announced when it is asked for."""
     for micro in order.micro_batches(epoch, start_step):
+        if announce is not None:
+            announce(epoch, micro.positions)
         yield BatchRequest(epoch, micro.positions, micro.indices)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.augment.settings import AugmentSettings
+from vitaos.data.batches import Announce
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, center_crop
@@ -29,6 +30,8 @@ class TrainLoader(Protocol):
     images_per_epoch: int
     fingerprint: dict[str, Any]
     bad: CorruptImages
+    announce: Announce | None
+    """Called, where it is set, for every batch before the batch is made."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]: ...
 

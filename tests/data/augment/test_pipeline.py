@@ -156,7 +156,7 @@ def test_packed_parcel_arrives_whole() -> None:
     staging = StagingBuffer()
     arrays = [np.arange(5), np.float32([[1.5, 2.5]]), np.zeros((3, 7), np.uint8), np.float64([0.1])]
     handles = [staging.add(array) for array in arrays]
-    device_tensors = staging._send_packed(torch.device("cpu"))
+    device_tensors = staging.pack(pin_memory=False).on(torch.device("cpu"))
     for handle, array in zip(handles, arrays, strict=True):
         assert np.array_equal(device_tensors[handle].numpy(), array)
         assert device_tensors[handle].numpy().dtype == array.dtype

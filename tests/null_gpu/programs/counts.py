@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.null_gpu import recording
 from tests.null_gpu.programs.miniature import Run, build_run, data_root
+from vitaos.data.augment import gpu_kernels
 
 MODELS: Final = {"deit_s12": ("recipe=deit_12",), "cait_s24": ("recipe=cait_finetune",), "swin_s": ("recipe=swin",)}
 PHASES: Final = ("augmentation", "forward", "backward", "update")
@@ -48,6 +49,19 @@ class Phases(TorchDispatchMode):
         self.launches[self._phase] += launches - self._before
         self.milliseconds[self._phase] += 1000 * (now - self._begun)
         self._phase, self._before, self._begun = phase, launches, now
+
+    def __enter__(self) -> Any:
+        self._launch, gpu_kernels.launch = gpu_kernels.launch, self._counted_launch
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        gpu_kernels.launch = self._launch
+        super().__exit__(*error)
+
+    def _counted_launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        """Triton's launches are no operations of torch; all tensors are counted whole, read or written."""
+        self._launch(kernel, grid, *arguments, **constants)
+        self.nbytes[self._phase] += sum(_size(one) for one in arguments if isinstance(one, Tensor))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))

@@ -164,9 +164,10 @@ class RandomErasing:
         bits = hash_bits(key, counter)
         mask = (1 << _QUANTILE_BITS) - 1
         slices = [(bits >> shift) & mask for shift in (0, _QUANTILE_BITS, 2 * _QUANTILE_BITS)]
-        return self._quantiles_on(key.device)[torch.stack(slices, dim=1)]
+        return self.quantiles_on(key.device)[torch.stack(slices, dim=1)]
 
-    def _quantiles_on(self, device: torch.device) -> Tensor:
+    def quantiles_on(self, device: torch.device) -> Tensor:
+        """The table of normal numbers, float32 (65536,), on a device."""
         if device not in self._quantiles:
             self._quantiles[device] = normal_quantiles().to(device)
         return self._quantiles[device]

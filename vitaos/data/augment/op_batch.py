@@ -1,7 +1,7 @@
 """One drawn operation with its argument for every image of a batch: policies draw them, the executor applies them."""
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ class Operation(IntEnum):
     SHEAR_Y = 14  # source rows a column
     TRANSLATE_X = 15  # fraction of the width
     TRANSLATE_Y = 16  # fraction of the height
+
+
+BLUR_ROWS: Final = 17
+"""On a GPU alone: one pass of a Gaussian blur along the rows."""
+BLUR_COLUMNS: Final = 18
+"""On a GPU alone: one pass of a Gaussian blur along the columns."""
 
 
 class OpBatch(NamedTuple):

@@ -6,6 +6,9 @@ draw of a step of (seed, global step); all are made on the host with NumPy and t
 nothing here waits for the device.
 """
 
+import functools
+import importlib.util
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +19,11 @@ from vitaos.counter_rng import uniforms
 from vitaos.data.augment import rng_streams
 from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
 from vitaos.data.augment.erasing import RandomErasing
+from vitaos.data.augment.gpu_plan import Draws, GpuPlan, plan_for_gpu
 from vitaos.data.augment.mixup import BatchMixer
 from vitaos.data.augment.op_batch import OpBatch
 from vitaos.data.augment.op_executor import OpExecutor, mean_color, put_images, take_images
+from vitaos.data.augment.plan_ahead import PlanAhead
 from vitaos.data.augment.randaugment import RandAugment, parse_randaugment
 from vitaos.data.augment.settings import (
     DEIT_AUGMENT,
@@ -50,13 +55,24 @@ class Normalizer:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to a new normalized tensor of the chosen type and memory format."""
-        if images.device not in self._placed:
-            self._placed[images.device] = (self._scale.to(images.device), self._shift.to(images.device))
-        scale, shift = self._placed[images.device]
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        out = torch.empty(images.shape, device=images.device, memory_format=layout)
+        scale, shift = self.on(images.device)
+        out = self._room(images, torch.float32)
         torch.mul(images, scale, out=out)
         return out.add_(shift).to(self.dtype)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scale and shift, float32 (3, 1, 1) each: x * scale + shift is normalized."""
+        if device not in self._placed:
+            self._placed[device] = (self._scale.to(device), self._shift.to(device))
+        return self._placed[device]
+
+    def room_for(self, images: Tensor) -> Tensor:
+        """An empty result for these images."""
+        return self._room(images, self.dtype)
+
+    def _room(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=layout)
 
 
 class EvalNormalize:
@@ -160,6 +176,15 @@ class DeviceAugment:
             seed=seed, probability=settings.erasing, mode=settings.erasing_mode, count=settings.erasing_count
         )
         self.mixer = BatchMixer(mix, num_classes=num_classes, seed=seed)
+        self._plans = PlanAhead(self.plan)
+
+    def has_kernels(self, device: torch.device) -> bool:
+        """Whether the kernels of :mod:`gpu_kernels` do the work on that device."""
+        return device.type == "cuda" and _have_triton()
+
+    def announce(self, epoch: int, positions: NDArray[np.int64]) -> None:
+        """A batch with these positions will come to a GPU: its plan is made in a thread until then."""
+        self._plans.announce(epoch, positions)
 
     def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Augment a batch; the batch itself is left as it was.
@@ -173,29 +198,59 @@ class DeviceAugment:
             (B, 3, H, W) normalized images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
         """
         self._check(batch)
-        positions = host_positions(batch.positions)
+        if self.has_kernels(batch.images.device):
+            images = self._by_kernels(batch.images, self._plans.get(epoch, host_positions(batch.positions)))
+        else:
+            images = self._by_torch(batch.images, epoch, host_positions(batch.positions))
+        return self.mixer(images, batch.targets, step=step)
+
+    def plan(self, epoch: int, positions: NDArray[np.int64]) -> GpuPlan:
+        """All that happens on a GPU to the images at these positions before they are mixed."""
+        boxes = self.eraser.draw(epoch, positions, self.height, self.width)
+        draws = Draws(self._draw_flips(epoch, positions), self.draw_op_batches(epoch, positions), *boxes)
+        return plan_for_gpu(draws, self.executor.fill, self.height, self.width, pin_memory=torch.cuda.is_available())
+
+    def _by_kernels(self, images: Tensor, plan: GpuPlan) -> Tensor:
+        """The images normalized and erased: a few launches whatever the batch holds."""
+        from vitaos.data.augment import gpu_kernels  # noqa: PLC0415  # Triton is not everywhere
+
+        there = plan.parcel.on(images.device)
+        changed = gpu_kernels.flip_copy(images, there[plan.flips])
+        for layer in plan.layers:
+            changed = gpu_kernels.apply_layer(
+                changed, there[layer.operations], there[layer.parameters], there[plan.fill],
+                statistics=layer.statistics,
+            )  # fmt: skip
+        out = self.normalize.room_for(images)
+        gpu_kernels.normalize_and_erase(
+            changed, out, *self.normalize.on(images.device), there[plan.boxes], there[plan.bounds],
+            self.eraser.quantiles_on(images.device), noise=self.eraser.mode != "const",
+            by_pixel=self.eraser.mode == "pixel",
+        )  # fmt: skip
+        return out
+
+    def _by_torch(self, given: Tensor, epoch: int, positions: NDArray[np.int64]) -> Tensor:
+        """The same by torch's operations, grouped by what happens to an image: on the CPU, and without Triton."""
         staging = StagingBuffer()
-        flips = self._plan_flips(staging, epoch, positions)
+        flipped = np.flatnonzero(self._draw_flips(epoch, positions))
+        flips = staging.add(flipped) if len(flipped) else None
         groups = self.executor.plan(staging, self.draw_op_batches(epoch, positions), self.height, self.width)
         boxes = self.eraser.plan(staging, epoch, positions, self.height, self.width)
-        device_tensors = staging.send(batch.images.device)
-
-        images = batch.images.clone(memory_format=torch.contiguous_format)
+        device_tensors = staging.send(given.device)
+        images = given.clone(memory_format=torch.contiguous_format)
         if flips is not None:
             put_images(images, device_tensors[flips], take_images(images, device_tensors[flips]).flip(-1))
         images = self.normalize(self.executor.run(images, groups, device_tensors))
-        images = self.eraser.apply(images, boxes, device_tensors)
-        return self.mixer(images, batch.targets, step=step)
+        return self.eraser.apply(images, boxes, device_tensors)
 
     def draw_op_batches(self, epoch: int, positions: NDArray[np.int64]) -> list[OpBatch]:
         """The color and geometry operations of the images at these positions."""
         return [op_batch for policy in self.policies for op_batch in policy.draw(self.seed, epoch, positions)]
 
-    def _plan_flips(self, staging: StagingBuffer, epoch: int, positions: NDArray[np.int64]) -> int | None:
+    def _draw_flips(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         if self.hflip == 0:
-            return None
-        flipped = np.flatnonzero(uniforms(self.seed, epoch, positions, rng_streams.FLIP, 1)[:, 0] < self.hflip)
-        return staging.add(flipped) if len(flipped) else None
+            return np.zeros(len(positions), np.bool_)
+        return np.asarray(uniforms(self.seed, epoch, positions, rng_streams.FLIP, 1)[:, 0] < self.hflip)
 
     def _check(self, batch: Batch) -> None:
         images = batch.images
@@ -204,6 +259,11 @@ class DeviceAugment:
                 f"augment=device expects uint8 images of shape (B, 3, {self.height}, {self.width}), "
                 f"but got {images.dtype} of shape {tuple(images.shape)}"
             )
+
+
+@functools.cache
+def _have_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def host_positions(positions: Tensor) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Carries the drawn numbers of a batch to the device in one copy, so that the host never waits and rarely talks."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -8,6 +8,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _ALIGNMENT: Final = 16
+_TYPES: Final = {
+    torch.zeros((), dtype=kind).numpy().dtype: kind
+    for kind in (torch.uint8, torch.bool, torch.int32, torch.int64, torch.float32, torch.float64)
+}
+
+
+class _Slot(NamedTuple):
+    start: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Parcel:
+    """Arrays side by side in one host buffer, page-locked where a GPU is to read it.
+
+    Attributes:
+        buffer: uint8.
+    """
+
+    def __init__(self, buffer: Tensor, slots: tuple[_Slot, ...]) -> None:
+        self.buffer = buffer
+        self._slots = slots
+
+    def on(self, device: torch.device) -> list[Tensor]:
+        """All arrays as tensors on ``device``, views of one buffer, in the order of their handles."""
+        # The caching allocator keeps a pinned block from reuse until the copy that reads it has run.
+        there = self.buffer.to(device, non_blocking=True)
+        return [there[slot.start : slot.start + slot.nbytes].view(slot.dtype).view(slot.shape) for slot in self._slots]
 
 
 class StagingBuffer:
@@ -29,20 +58,16 @@ class StagingBuffer:
         """All arrays as tensors on ``device``, in the order of their handles."""
         if device.type == "cpu":
             return [torch.from_numpy(array) for array in self._arrays]
-        return self._send_packed(device)
+        return self.pack(pin_memory=device.type == "cuda").on(device)
 
-    def _send_packed(self, device: torch.device) -> list[Tensor]:
-        starts, total = [], 0
+    def pack(self, *, pin_memory: bool) -> Parcel:
+        """All arrays in one buffer."""
+        slots, total = [], 0
         for array in self._arrays:
-            starts.append(total)
+            slots.append(_Slot(total, array.nbytes, _TYPES[array.dtype], array.shape))
             total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        buffer = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        buffer = torch.empty(total, dtype=torch.uint8, pin_memory=pin_memory)
         room = buffer.numpy()
-        for start, array in zip(starts, self._arrays, strict=True):
-            room[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
-        # The caching allocator keeps a pinned block from reuse until the copy that reads it has run.
-        device_tensors = buffer.to(device, non_blocking=True)
-        return [
-            device_tensors[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
-            for start, array in zip(starts, self._arrays, strict=True)
-        ]
+        for slot, array in zip(slots, self._arrays, strict=True):
+            room[slot.start : slot.start + slot.nbytes] = array.reshape(-1).view(np.uint8)
+        return Parcel(buffer, tuple(slots))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.batch import Batch
-from vitaos.data.batches import BatchRequest, evaluation_requests, training_requests
+from vitaos.data.batches import Announce, BatchRequest, evaluation_requests, training_requests
 from vitaos.data.corrupt_images import CorruptImageError, CorruptImages, OnBad
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.ffcv.reader import Beton
@@ -187,6 +187,7 @@ class FfcvTrainLoader:
         workers: int = 1, prefetch: int = 2, pin_memory: bool = False, on_bad: OnBad = "skip",
     ) -> None:  # fmt: skip
         self._order = order
+        self.announce: Announce | None = None
         self._pool = BatchPool(
             beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
             on_bad=on_bad, crop=crop, seed=order.seed,
@@ -198,7 +199,7 @@ class FfcvTrainLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
-        return self._pool.batches(training_requests(self._order, epoch, start_step))
+        return self._pool.batches(training_requests(self._order, epoch, start_step, self.announce))
 
     def close(self) -> None:
         """End the threads."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
 from vitaos.data.augment.settings import AugmentSettings
-from vitaos.data.batches import BatchRequest, evaluation_requests, training_requests
+from vitaos.data.batches import Announce, BatchRequest, evaluation_requests, training_requests
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, training_crops
@@ -148,6 +148,7 @@ class FolderTrainLoader:
         transform = timm_transform(timm, img_size, crop) if timm is not None else None
         self._order = order
         self.bad = CorruptImages(len(folder), on_bad, str(folder.root))
+        self.announce: Announce | None = None
         self._requests = _Requests()
         dataset = _BatchDataset(
             folder, self.bad, img_size=img_size, eval_resize=img_size, resize=resize, crop=crop, seed=order.seed,
@@ -162,7 +163,7 @@ class FolderTrainLoader:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
         if self._loader is None:
             raise ValueError("this loader is closed")
-        self._requests.start = lambda: training_requests(self._order, epoch, start_step)
+        self._requests.start = lambda: training_requests(self._order, epoch, start_step, self.announce)
         yield from self._loader
 
     def close(self) -> None:
