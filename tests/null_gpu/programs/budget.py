@@ -26,8 +26,8 @@ from vitaos.assembly import builders, training
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.batch import Batch
 from vitaos.config import TrainConfig
-from vitaos.data.batches import Announce
 from vitaos.data.augment import gpu_kernels
+from vitaos.data.batches import Announce
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import initialize
 
