@@ -29,15 +29,15 @@ class GpuPlan(NamedTuple):
 
     Attributes:
         parcel: all arrays.
+        layers: what happens to the images once they are flipped, in order.
         flips: handle of (B,) uint8, 1 where an image is mirrored.
-        layers: what happens to the images next, in order.
         fill: handle of (3,) uint8.
         boxes, bounds: handles; see :func:`~vitaos.data.augment.gpu_kernels.normalize_and_erase`.
     """
 
     parcel: Parcel
-    flips: int
     layers: tuple[Layer, ...]
+    flips: int
     fill: int
     boxes: int
     bounds: int
@@ -73,8 +73,8 @@ def plan_for_gpu(draws: Draws, fill: NDArray[np.uint8], height: int, width: int,
     boxes = np.zeros((max(1, len(order)), 5), np.int64)
     boxes[: len(order), :4] = draws.boxes[order, 1:]
     boxes[: len(order), 4] = draws.keys[order].view(np.int64)
-    flips, fill_, boxes_, bounds_ = map(staging.add, (draws.flips.view(np.uint8), fill, boxes, bounds))
-    return GpuPlan(staging.pack(pin_memory=pin_memory), flips, layers, fill_, boxes_, bounds_)
+    rest = [staging.add(array) for array in (draws.flips.view(np.uint8), fill, boxes, bounds)]
+    return GpuPlan(staging.pack(pin_memory=pin_memory), layers, *rest)
 
 
 def _passes(op_batch: OpBatch, height: int, width: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
