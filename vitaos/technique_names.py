@@ -16,6 +16,8 @@ TECHNIQUE_HELP: Final = {
     "laplacian_heads": "V - A V in a share of the heads; option fraction",
     "token_merging": "the most similar tokens of each block merged (ToMe); options r, inflection, kept, proportional, "
     "criterion",
+    "token_selection": "the tokens that the class token attends to least fused into one (EViT); options keep, fuse, "
+    "blocks, shrink_start, shrink_epochs, stages",
 }
 """In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`; what each is, for ``--help``."""
 

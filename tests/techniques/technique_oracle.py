@@ -4,6 +4,7 @@ Works on a plain timm model: the attention modules' forward is replaced by one t
 equation says, and applies it; parameters are read from the model under test. Nothing is shared with vitaos/techniques.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -132,6 +133,26 @@ def _merging_block(block: Any, prefix: int, sizes: list[list[float]], first: boo
     return x + block.mlp(block.norm2(x))
 
 
+def _selecting_block(block: Any, x: Tensor) -> Tensor:
+    """A plain block of a ViT with a class token that keeps 0.7 of its patch tokens and fuses the others."""
+    batch, tokens, _ = x.shape
+    attention = block.attn
+    q, k, v = (
+        part.reshape(batch, tokens, attention.num_heads, -1).transpose(1, 2)
+        for part in attention.qkv(block.norm1(x)).chunk(3, -1)
+    )
+    weights = _softmax_map(attention, q, k, None)
+    x = x + attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, -1))
+    stay, selected = math.ceil(0.7 * (tokens - 1)), []
+    for image in range(batch):
+        importance = weights[image, :, 0].mean(0)
+        order = sorted(range(1, tokens), key=lambda i: -float(importance[i].detach()))
+        extra = sum(importance[i] * x[image, i] for i in order[stay:])
+        selected.append(torch.stack([*(x[image, i] for i in [0, *order[:stay]]), extra]))
+    x = torch.stack(selected)
+    return x + block.mlp(block.norm2(x))
+
+
 class _Chain(nn.Module):
     """What is called in place of a module: functions in front of it and after it."""
 
@@ -158,11 +179,11 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
         }
     else:
         blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
-    if "token_merging" in names:
-        assert names == ("token_merging",)
+    if names in {("token_merging",), ("token_selection",)}:
         sizes: list[list[float]] = []
         for index, block in enumerate(model.blocks):
-            block.forward = partial(_merging_block, block, model.num_prefix_tokens, sizes, index == 0)
+            merging = partial(_merging_block, block, model.num_prefix_tokens, sizes, index == 0)
+            block.forward = merging if names == ("token_merging",) else partial(_selecting_block, block)
         return model
     first: list[Tensor] = []
     for path, block in blocks.items():

@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "too few": (vit, {"kept": [9, 9]}, r"kept has 2 numbers, but the model has 3 blocks"),
     "growing": (vit, {"kept": [9, 10, 9]}, r"kept=\[9, 10, 9\] cannot be: tokens never become more"),
     "prefix only": (vit, {"kept": [9, 9, 1]}, r"at least one patch token stays beside the 1"),
-    "not a list": (vit, {"kept": 9}, r"kept must be a list of positive whole numbers"),
+    "not a list": (vit, {"kept": 9}, r"kept must be a list of whole numbers"),
     "not a name": (vit, {"kept": "diffrate"}, r"kept='diffrate': a list of tokens, or one of diffrate_ti"),
     "attention pooling": (lambda: vit(global_pool="map"), {}, r"pools by attention \(global_pool='map'\)"),
 }

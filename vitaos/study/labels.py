@@ -27,6 +27,7 @@ _TITLES: Final = {
     "value_residual": "value residual",
     "laplacian_heads": "Laplacian heads",
     "token_merging": "token merging",
+    "token_selection": "token selection",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

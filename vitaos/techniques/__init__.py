@@ -26,6 +26,7 @@ from vitaos.techniques.shaped_attention import SHAPED_ATTENTION
 from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
 from vitaos.techniques.technique import Technique
 from vitaos.techniques.token_merging import TOKEN_MERGING
+from vitaos.techniques.token_selection import TOKEN_SELECTION
 from vitaos.techniques.value_residual import VALUE_RESIDUAL
 
 TECHNIQUES: Final[dict[str, Technique]] = {
@@ -41,6 +42,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "value_residual": VALUE_RESIDUAL,
     "laplacian_heads": LAPLACIAN_HEADS,
     "token_merging": TOKEN_MERGING,
+    "token_selection": TOKEN_SELECTION,
 }
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -184,9 +186,9 @@ def _checked_counts(name: str, key: str, value: Any) -> list[int] | str:
     """A list of whole numbers, or the name of one."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence) and all(type(count) is int and count > 0 for count in value):
+    if isinstance(value, Sequence) and all(type(count) is int and count >= 0 for count in value):
         return list(value)
-    raise ValueError(f"{name}: {key} must be a list of positive whole numbers, or the name of one, not {value!r}.")
+    raise ValueError(f"{name}: {key} must be a list of whole numbers, or the name of one, not {value!r}.")
 
 
 def _check(model: nn.Module, wanted: Mapping[str, Any]) -> None:

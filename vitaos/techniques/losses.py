@@ -90,8 +90,9 @@ class TrainingPass:
             yield terms
             return
         record.losses = terms if self.loss_names else None
-        record.epoch = step / self._steps_per_epoch
+        epoch = step / self._steps_per_epoch
+        record.scheduled = {name: value(epoch) for name, value in record.schedules.items()}
         try:
             yield terms
         finally:
-            record.losses = record.epoch = None
+            record.losses, record.scheduled = None, {}

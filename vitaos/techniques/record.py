@@ -29,7 +29,8 @@ class PassRecord:
         carried: tensors with a token axis, (B, ..., N, K), that follow the tokens when these become fewer.
         seen: what a look at queries and keys left for the same block's ``tokens`` slot.
         losses: terms of the training loss by name, while a training step collects them; else None.
-        epoch: how many epochs of training are done, with a fraction; None outside of training.
+        schedules: technique -> its value at a point of training, given in epochs with a fraction.
+        scheduled: technique -> that value in the present training step; empty outside of one.
         reduced_by: the technique that makes tokens fewer, or nothing.
         keeps_sizes: whether the sizes stay after the last block, for the pooling.
     """
@@ -40,7 +41,8 @@ class PassRecord:
         self.keeps_sizes = False
         self.reduced_by = ""
         self.losses: dict[str, Tensor] | None = None
-        self.epoch: float | None = None
+        self.schedules: dict[str, Callable[[float], float]] = {}
+        self.scheduled: dict[str, float] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -53,7 +55,8 @@ class PassRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         empty = PassRecord(self.depth)
-        empty.needed_by, empty.keeps_sizes, empty.reduced_by = self.needed_by, self.keeps_sizes, self.reduced_by
+        for name in ("needed_by", "keeps_sizes", "reduced_by", "schedules"):
+            setattr(empty, name, getattr(self, name))
         return dict(vars(empty))
 
     def enter(self, index: int) -> None:
