@@ -14,6 +14,9 @@ TECHNIQUE_HELP: Final = {
     "shaped_attention": "beta V + alpha A V - gamma mean(V) by head; options identity, map, mean, zero_queries",
     "value_residual": "the first block's values mixed into later ones; options first, own, learned, from_block",
     "laplacian_heads": "V - A V in a share of the heads; option fraction",
+    "gated_attention": "a gate on what each head gives, opened by the token; option elementwise",
+    "fdam": "low-pass and high-pass part of attention weighed by gains that each token sets; option gain",
+    "ggem": "pooling by a generalized mean of learned power; option power",
     "token_merging": "the most similar tokens of each block merged (ToMe); options r, inflection, kept, proportional, "
     "criterion",
     "token_selection": "the tokens that the class token attends to least fused into one (EViT); options keep, fuse, "

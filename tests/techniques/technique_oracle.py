@@ -87,7 +87,25 @@ def _attention(
     y = _changed_map(_softmax_map(attention, q, k, mask), names, path, state) @ attended
     if "neutreno" in names and not is_first:
         y = y + 0.6 * (first[0] - v)
+    if "fdam" in names:
+        y = _inverted(y, v, x, f"{path}.fdam", state)
+    if "gated_attention" in names:
+        logits = x @ state[f"{path}.output_gate.weight"].T + state[f"{path}.output_gate.bias"]
+        y = y * (2 / (1 + (-logits).exp())).transpose(1, 2)[..., None]
     return attention.proj(y.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def _inverted(y: Tensor, v: Tensor, x: Tensor, path: str, state: State) -> Tensor:
+    """FDAM, one gain a token and head times one a channel."""
+    u = x.clamp(min=0) ** 2
+    low, high = (
+        (u @ state[f"{path}_{part}.weight"].T + state[f"{path}_{part}.bias"]).transpose(1, 2)[..., None]
+        for part in ("low", "high")
+    )
+    channels = y.shape[1], 1, y.shape[-1]
+    low_gain, high_gain = (state[f"{path}_{part}_gain"].view(channels) for part in ("low", "high"))
+    s = (1 + high.exp()).log()
+    return y + low_gain * low.tanh() * y + high_gain * 2 * s**2 / (s**2 + torch.e**-1) * (v - y)
 
 
 def _feature_scale(path: str, state: State, y: Tensor) -> Tensor:
@@ -95,6 +113,11 @@ def _feature_scale(path: str, state: State, y: Tensor) -> Tensor:
     direct = y.mean(dims, keepdim=True).expand_as(y)
     s, t = state[f"{path}.feat_scale_dc"], state[f"{path}.feat_scale_hf"]
     return y + s * direct + t * (y - direct)
+
+
+def _generalized_mean(power: Tensor, x: Tensor) -> Tensor:
+    groups = x.clamp(min=1e-6).flatten(1, -2).chunk(len(power), dim=-1)
+    return torch.cat([(part**p).mean(1) ** (1 / p) for part, p in zip(groups, power, strict=True)], dim=-1)
 
 
 def _contrast(x: Tensor) -> Tensor:
@@ -185,6 +208,11 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
             merging = partial(_merging_block, block, model.num_prefix_tokens, sizes, index == 0)
             block.forward = merging if names == ("token_merging",) else partial(_selecting_block, block)
         return model
+    if "ggem" in names and hasattr(model, "layers"):
+        model.head.global_pool.forward = partial(_generalized_mean, state["head.global_pool.ggem_power"])
+    elif "ggem" in names:
+        prefix, power = model.num_prefix_tokens, state["attn_pool.ggem_power"]
+        model.pool = lambda x: _generalized_mean(power, x[:, prefix:])
     first: list[Tensor] = []
     for path, block in blocks.items():
         attention = block.attn

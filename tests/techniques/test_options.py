@@ -98,3 +98,15 @@ def test_laplacian_heads_are_the_last_ones(fraction: float, heads: int) -> None:
     low, high = maps @ values, (torch.eye(6, dtype=maps.dtype) - maps) @ values
     found = subtract_attended(None, lambda v_BHND: maps @ v_BHND, values, heads=round(fraction * 4))
     torch.testing.assert_close(found, torch.cat([low[:, : 4 - heads], high[:, 4 - heads :]], dim=1))
+
+
+def test_a_gate_of_every_channel_is_timms_times_two() -> None:
+    gated, timms = attach(build("ViT"), gated_attention={"elementwise": True}), build("ViT")
+    for ours, theirs in zip(gated.blocks, timms.blocks, strict=True):
+        with torch.no_grad():
+            ours.attn.output_gate.weight.copy_(torch.linspace(-1, 1, 24 * 24).view(24, 24))
+            ours.attn.output_gate.bias.fill_(0.3)
+            theirs.attn.proj.weight.mul_(2)
+        theirs.attn.gate = ours.attn.output_gate
+    x = images(gated)
+    torch.testing.assert_close(gated(x), timms(x))

@@ -31,7 +31,8 @@ def stir(model: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "names"),
-    [("ViT", ("attnscale", "featscale", "contranorm", "re_attention")), ("CaiT", ("attnscale", "featscale", "gfsa")),
+    [("ViT", ("attnscale", "featscale", "contranorm", "re_attention", "ggem")),
+     ("CaiT", ("attnscale", "featscale", "gfsa")),
      ("Swin", ("attnscale", "featscale"))],
 )  # fmt: skip
 def test_a_scripted_model_is_the_model(kind: str, names: tuple[str, ...]) -> None:

@@ -14,8 +14,11 @@ from vitaos.suggest import did_you_mean
 from vitaos.techniques.attnscale import ATTNSCALE
 from vitaos.techniques.centered_attention import CENTERED_ATTENTION
 from vitaos.techniques.contranorm import CONTRANORM
+from vitaos.techniques.fdam import FDAM
 from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
+from vitaos.techniques.gated_attention import GATED_ATTENTION
 from vitaos.techniques.gfsa import GFSA
+from vitaos.techniques.ggem import GGEM
 from vitaos.techniques.laplacian_heads import LAPLACIAN_HEADS
 from vitaos.techniques.layerscale import LAYERSCALE
 from vitaos.techniques.losses import TrainingPass
@@ -41,6 +44,9 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "shaped_attention": SHAPED_ATTENTION,
     "value_residual": VALUE_RESIDUAL,
     "laplacian_heads": LAPLACIAN_HEADS,
+    "gated_attention": GATED_ATTENTION,
+    "fdam": FDAM,
+    "ggem": GGEM,
     "token_merging": TOKEN_MERGING,
     "token_selection": TOKEN_SELECTION,
 }

@@ -60,7 +60,8 @@ def _projection_folds(attention: Any) -> bool:
 
 
 def _nothing_before_projection(attention: Any) -> bool:
-    return isinstance(getattr(attention, "norm", None), nn.Identity | None) and not getattr(attention, "gate", None)
+    normed = not isinstance(getattr(attention, "norm", None), nn.Identity | None)
+    return not (normed or attention.heads or getattr(attention, "gate", None))
 
 
 def _is_watched(module: nn.Module) -> bool:

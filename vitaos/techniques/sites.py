@@ -88,6 +88,14 @@ class Site:
         """A new parameter of shape (size,), on the device and in the dtype of this block."""
         return nn.Parameter(self.attention.proj.weight.new_full((size,), value))
 
+    def linear(self, outputs: int) -> nn.Linear:
+        """A new linear layer C -> outputs with bias, all 0, on the device and in the dtype of this block."""
+        weight = self.attention.proj.weight
+        layer = nn.Linear(self.dim, outputs, device=weight.device, dtype=weight.dtype)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
+
 
 def _known_kinds() -> str:
     return "; ".join(
@@ -170,8 +178,8 @@ def fill(module: Any, slot: str, priority: int, function: SlotFunction) -> None:
 
     Args:
         module: a slotted attention or block.
-        slot: ``scores``, ``operators`` or ``maps`` of an attention, ``pre_norm``, ``post_attention``, ``tokens`` or
-            ``losses`` of a block.
+        slot: ``scores``, ``operators``, ``maps`` or ``heads`` of an attention, ``pre_norm``, ``post_attention``,
+            ``tokens`` or ``losses`` of a block.
         priority: the technique's place in the order of effect.
         function: a module-level function, or a ``functools.partial`` of one, so that models can be pickled.
     """

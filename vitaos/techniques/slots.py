@@ -17,6 +17,7 @@ Slots of an attention module:
     operators  f(attention, attend, v_BHND) -> y_BHND, where ``attend`` computes A v: fused attention stays in use
     maps       f(attention, map_BHNM) -> map_BHNM: for techniques that cannot do without the N x N map (fused attention
                is off in those modules)
+    heads      f(attention, x_BNC, v_BHND, z_BHND) -> z_BHND: what the heads give, with what attention saw at hand
 Slots of a block:
     pre_norm        f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
     post_attention  f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
@@ -75,6 +76,12 @@ def _added_to_scores(attention: Any, q_BHND: Tensor, k_BHND: Tensor) -> Tensor |
     return None if total is None else total.to(q_BHND.dtype)
 
 
+def _run_heads(attention: Any, x_BNC: Tensor, v_BHND: Tensor, z_BHND: Tensor) -> Tensor:
+    for _, function in attention.heads:
+        z_BHND = function(attention, x_BNC, v_BHND, z_BHND)
+    return z_BHND
+
+
 def _run(slot: Slot, module: nn.Module, x: Tensor) -> Tensor:
     for _, function in slot:
         x = function(module, x)
@@ -119,6 +126,7 @@ class SlottedAttention(Attention):
     operators: Slot
     maps: Slot
     record: PassRecord | None = None
+    heads: Slot = ()
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, *, bands: Bands | None = None
@@ -141,8 +149,8 @@ class SlottedAttention(Attention):
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
             attend = _attend_with_map(self, _masked(scores_BHNM, attn_mask, is_causal, N))
         operators, of_map = bands_of_map(self)
-        z_BNC = _run_operators(operators, self, attend, v_BHND).transpose(1, 2)
-        z_BNC = self.norm(z_BNC.reshape(B, N, self.num_heads * self.head_dim))
+        z_BHND = _run_heads(self, x, v_BHND, _run_operators(operators, self, attend, v_BHND))
+        z_BNC = self.norm(z_BHND.transpose(1, 2).reshape(B, N, self.num_heads * self.head_dim))
         gate = getattr(self, "gate", None)
         if gate is not None:
             z_BNC = z_BNC * gate(x).sigmoid()
@@ -174,6 +182,7 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
     operators: Slot
     maps: Slot
     record: PassRecord | None = None
+    heads: Slot = ()
 
     def forward(self, x: Tensor, *, bands: Bands | None = None) -> Tensor:
         """x: (B, N, C) -> (B, N, C); ``bands`` as in :class:`SlottedAttention`."""
@@ -190,6 +199,7 @@ class SlottedTalkingHeadAttention(TalkingHeadAttn):
         map_BHNM = self.attn_drop(_run(self.maps, self, map_BHNM))
         operators, of_map = bands_of_map(self)
         z_BHND = _run_operators(operators, self, partial(torch.matmul, map_BHNM), v_BHND)
+        z_BHND = _run_heads(self, x, v_BHND, z_BHND)
         return self.proj_drop(project(self, z_BHND.transpose(1, 2).reshape(B, N, C), v_BHND, of_map, bands))
 
 
@@ -200,6 +210,7 @@ class SlottedWindowAttention(WindowAttention):
     operators: Slot
     maps: Slot
     record: PassRecord | None = None
+    heads: Slot = ()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B * windows, N, C) -> the same; mask: additive (windows, N, N), or None where windows are not shifted."""
@@ -217,7 +228,8 @@ class SlottedWindowAttention(WindowAttention):
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1) + bias
             attend = _attend_with_map(self, scores_BHNM if mask is None else scores_BHNM + mask)
         operators, of_map = bands_of_map(self)
-        z_BNC = _run_operators(operators, self, attend, v_BHND).transpose(1, 2).reshape(B, N, -1)
+        z_BHND = _run_heads(self, x, v_BHND, _run_operators(operators, self, attend, v_BHND))
+        z_BNC = z_BHND.transpose(1, 2).reshape(B, N, -1)
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, None))
 
     def _attend_fused(self, q_BHND: Tensor, k_BHND: Tensor, bias: Tensor, v_BHND: Tensor) -> Tensor:
