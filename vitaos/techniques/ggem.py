@@ -62,7 +62,7 @@ def _fill(sites: list[Site], power: float) -> None:
     model: Any = sites[0].model
     pooling = GroupedGeneralizedMean(sites[-1].parameter(sites[-1].num_heads, power)).train(model.training)
     if isinstance(model, VisionTransformer):
-        model.attn_pool = pooling
+        model.attn_pool = pooling  # type: ignore[assignment]  # timm names one kind
     else:
         pooling.pool_type = model.head.global_pool.pool_type  # timm asks for it where it resets the classifier
         model.head.global_pool = pooling
