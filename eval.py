@@ -12,15 +12,21 @@ COMMAND = cli.Command("eval", EVAL_SCHEMA, __doc__)
 if __name__ == "__main__":
     COMMAND.check()  # --help and mistakes are answered before torch is imported below
 
-from vitaos.assembly import evaluation
+from vitaos.assembly import evaluation, robustness
 
 
 def main(config: EvalConfig) -> None:
-    """One evaluation: checkpoint -> model and data -> counts -> a table, a JSON file and a CSV file by class."""
+    """One evaluation: checkpoint -> model and data -> counts -> a table, a JSON file and a CSV file by class.
+
+    With ``robustness=`` the tests of that name follow, each as JSON, CSV and a figure.
+    """
     report, files = evaluation.evaluate(config)
     if files:
         print(report.table())
         print(f"written: {', '.join(str(path) for path in files)}")
+    if config.robustness:
+        for path in robustness.test(config):
+            print(path)
 
 
 if __name__ == "__main__":

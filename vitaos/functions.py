@@ -54,10 +54,13 @@ def evaluate(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: a key, a value, a checkpoint or data that cannot be used.
     """
-    from vitaos.assembly import evaluation
+    from vitaos.assembly import evaluation, robustness
     from vitaos.assembly.schemas import EVAL_SCHEMA
 
-    report, files = evaluation.evaluate(_compose("eval", EVAL_SCHEMA, overrides))
+    config = _compose("eval", EVAL_SCHEMA, overrides)
+    report, files = evaluation.evaluate(config)
+    if config.robustness:
+        files += robustness.test(config)
     return {**report.summary(), "files": [str(path) for path in files]}
 
 

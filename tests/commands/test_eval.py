@@ -120,3 +120,29 @@ def test_a_damaged_or_missing_checkpoint_is_named(run: Run, tmp_path: Path) -> N
         evaluate(f"checkpoint={tmp_path / 'nothing'}")
     with pytest.raises(ValueError, match="checkpoint=RUN_OR_FILE"):
         evaluate()
+
+
+def test_robustness_is_tested_and_drawn(run: Run, tmp_path: Path) -> None:
+    assert run("name=a", "attnscale=true") == 0
+    checkpoint = f"checkpoint={tmp_path / 'a'}"
+    evaluate(checkpoint, "robustness=all", "robustness_images=12", "predictions=false")
+    folder = tmp_path / "a" / "evaluation"
+    for test in ("shift", "patches", "temperature", "heads", "distance"):
+        found = result(folder, f"digits-val-robustness-{test}")
+        assert (found["test"], found["images"], found["techniques"]) == (test, 12, {"attnscale": True})
+        rows = list(csv.DictReader((folder / f"digits-val-robustness-{test}.csv").open()))
+        assert len(rows) == len(found["rows"]) > 0
+        assert (folder / f"digits-val-robustness-{test}.png").read_bytes().startswith(b"\x89PNG")
+    by_image = list(csv.DictReader((folder / "digits-val-robustness-patches-images.csv").open()))
+    assert len(by_image) == 4 * 12
+    unshifted = [row["top1"] for row in result(folder, "digits-val-robustness-shift")["rows"] if row["shift"] == 0]
+    assert unshifted[0] == result(folder, "digits-val-robustness-patches")["clean_top1"]
+
+
+def test_images_can_be_anchored(run: Run, tmp_path: Path) -> None:
+    assert run("name=a") == 0
+    evaluate(f"checkpoint={tmp_path / 'a'}", "polyphase_anchoring=true", "predictions=false", "weights=raw")
+    evaluate(f"checkpoint={tmp_path / 'a'}", "predictions=false", "weights=raw")
+    anchored = result(tmp_path / "a" / "evaluation", "digits-val-anchored")
+    assert anchored["polyphase_anchoring"] is True
+    assert anchored["loss"] != result(tmp_path / "a" / "evaluation")["loss"]

@@ -73,6 +73,8 @@ class Report:
         stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
         if self.config.zero_learned:
             stem += "-zeroed"
+        if self.config.polyphase_anchoring:
+            stem += "-anchored"
         if self.config.metric != BY_CLASSIFIER:
             stem += f"-{self.config.metric}"
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
@@ -166,6 +168,8 @@ def described(config: EvalConfig, target: EvalTarget) -> dict[str, Any]:
         "zero_learned": config.zero_learned,
         "metric": config.metric,
     }
+    if config.polyphase_anchoring:
+        found["polyphase_anchoring"] = True
     if config.metric != BY_CLASSIFIER:
         found["features"] = config.features
     if config.metric == "knn":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.analysis.measured import LEARNED
+from vitaos.analysis.robustness.shifts import anchoring
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model
 from vitaos.config import EvalConfig
@@ -52,13 +53,15 @@ class Judge:
 
     def __init__(self, config: EvalConfig, target: EvalTarget, weights: str, answers: int, world: World) -> None:
         self._config, self._world = config, world
-        self._normalize = builders.build_normalize(target.data)
+        self._normalize: Callable[[Tensor], Tensor] = builders.build_normalize(target.data)
         self._precision: Precision = build_precision(config.precision, world.device)
         model = build_model(target, answers).to(world.device)
         by_classifier = config.metric == BY_CLASSIFIER
         target.load_weights(model, weights, classifier="strict" if by_classifier else "fit")
         if config.zero_learned:
             zero_learned_values(model)
+        if config.polyphase_anchoring:
+            self._normalize = _in_turn(self._normalize, anchoring(model))
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
         self._model: nn.Module = model if by_classifier else Features(model, config.features)
@@ -108,6 +111,10 @@ class Judge:
         results = {k: count(head, features, lambda images: images) for k, head in self._heads.items()}
         first = next(iter(results.values()))
         return Judgment(first, results if self._config.metric == "knn" else {})
+
+
+def _in_turn(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: then(first(images))
 
 
 def answer_names(config: EvalConfig, target: EvalTarget, world: World) -> list[str] | None:

@@ -140,6 +140,14 @@ class EvalConfig(CheckpointSource):
     predictions: bool = key(True, "keep the prediction for every image as .npz")
     weights: str = key("both", "the running average, the weights themselves, or both", choices=("ema", "raw", "both"))
     zero_learned: bool = key(False, "set the w, s and t of AttnScale and FeatScale to 0 first")
+    robustness: str | None = key(
+        None,
+        "what the answers depend on, tested on a few images: shifts, perturbed patches, softmax temperature, single "
+        "heads; and how far attention reaches",
+        choices=(None, "all", "shift", "patches", "temperature", "heads", "distance"),
+    )
+    robustness_images: int = key(256, "images of a robustness test, evenly spaced in the dataset", low=1, high=10**7)
+    polyphase_anchoring: bool = key(False, "shift each image circularly to where its patches are strongest")
     compile: bool = key(False, "compile the model with torch.compile")
     channels_last: bool = key(False, "channels-last memory order of images and convolutions")
     out: str | None = key(None, "folder of the results; null: evaluation/ in the run folder", is_path=True)
