@@ -15,10 +15,12 @@ from vitaos.analysis.style import color, legend_below, log_scale, marker, shorte
 
 __all__ = [
     "SPREAD_LABEL",
+    "draw_dominant_eigenvalue",
     "draw_effective_rank",
     "draw_high_frequency_gain",
     "draw_high_frequency_ratio",
     "draw_learned_scales",
+    "draw_length_distortion",
     "draw_map_similarity",
     "draw_token_norm",
     "draw_token_similarity",
@@ -60,6 +62,33 @@ def draw_token_norm(figure: Any, analyses: Sequence[Analysis]) -> None:
         longest = [(x, mean, [0.0] * len(x)) for x, mean, _ in _feature_segments(run, "largest_token_norm")]
         _plot(axes, index, longest, linestyle="--", markerfacecolor="white")
     _finish(figure, axes, analyses, "norm of tokens", dashed="longest of an image", spread=True)
+    axes.set_xlabel("block (0: input of the first)")
+    log_scale(axes)
+
+
+def draw_dominant_eigenvalue(figure: Any, analyses: Sequence[Analysis]) -> None:
+    """Modulus of the dominant eigenvalue of every block's attention, and how flat its eigenvector is."""
+    panels = figure.subplots(1, 2)
+    for axes, name, label in zip(
+        panels, ("modulus", "direct_share"), ("dominant eigenvalue", "share of its token mean"), strict=True
+    ):
+        for index, run in enumerate(analyses):
+            modes = run.propagation.modes if run.propagation else []
+            values = [getattr(mode, name) for mode in modes]
+            axes.plot(range(1, len(modes) + 1), values, color=color(index), marker=marker(index))
+        axes.set_ylabel(label)
+        _depth_axis(axes)
+    panels[1].set_ylim(-0.03, 1.03)
+    _legend(figure, [run if run.propagation else None for run in analyses])
+
+
+def draw_length_distortion(figure: Any, analyses: Sequence[Analysis]) -> None:
+    """Length distortion of a circle of images against depth, logarithmic."""
+    axes = figure.subplots()
+    for index, run in enumerate(analyses):
+        lengths = run.propagation.length_distortion if run.propagation else []
+        axes.plot(range(len(lengths)), lengths, color=color(index), marker=marker(index))
+    _finish(figure, axes, [run if run.propagation else None for run in analyses], "length distortion")
     axes.set_xlabel("block (0: input of the first)")
     log_scale(axes)
 
@@ -210,7 +239,7 @@ def _spread(axes: Any, block: float, values: Array, shade: str, *, heads: bool) 
 def _finish(
     figure: Any,
     axes: Any,
-    analyses: Sequence[Analysis],
+    analyses: Sequence[Analysis | None],
     ylabel: str,
     *,
     dashed: str | None = None,

@@ -52,6 +52,7 @@ def csv_rows(run: Analysis) -> Iterator[Row]:
     for row in run.attention:
         yield from _response_rows(row)
     yield from _layer_rows(run)
+    yield from _propagation_rows(run)
     for name, modules in run.learned.items():
         for number, (module, values) in enumerate(modules.items(), start=1):
             axis = "head" if name == "attn_scale" else "x"
@@ -95,6 +96,20 @@ def _layer_rows(run: Analysis) -> Iterator[Row]:
                 yield place | {"measure": "map_similarity", "x": other + 1, "value": _short(value)}
 
 
+def _propagation_rows(run: Analysis) -> Iterator[Row]:
+    """Dominant eigenvalue by attention module, length distortion by block; nothing where they were not measured."""
+    if run.propagation is None:
+        return
+    for mode in run.propagation.modes:
+        place = {"module": mode.module, "block": mode.block, "stage": mode.stage}
+        yield place | {"measure": "dominant_eigenvalue", "value": _short(mode.modulus)}
+        yield place | {"measure": "dominant_eigenvalue_angle", "value": _short(mode.angle)}
+        yield place | {"measure": "dominant_mode_direct_share", "value": _short(mode.direct_share)}
+    for features, value in zip(run.features, run.propagation.length_distortion, strict=True):
+        place = {"module": features.name, "block": features.number, "stage": features.stage}
+        yield place | {"measure": "length_distortion", "value": _short(value)}
+
+
 def summarize(run: Analysis) -> dict[str, Any]:
     """What one would quote of a run: measures behind the last block, means over blocks, means of learned scales."""
     summary: dict[str, Any] = {"run": run.label, **asdict(run.provenance), "images": run.images}
@@ -113,6 +128,14 @@ def summarize(run: Analysis) -> dict[str, Any]:
                 "last_block": last,
                 "mean_over_blocks": float(np.mean([*layers.values()])),
             }
+    if run.propagation is not None:
+        modes, lengths = run.propagation.modes, run.propagation.length_distortion
+        for name, values in {
+            "dominant_eigenvalue": [mode.modulus for mode in modes],
+            "dominant_mode_direct_share": [mode.direct_share for mode in modes],
+            "length_distortion": lengths[1:],
+        }.items():
+            summary[name] = {"last_block": values[-1], "mean_over_blocks": float(np.mean(values))}
     for name, modules in run.learned.items():
         everything = np.concatenate(list(modules.values()))
         summary[name] = {"mean": float(everything.mean()), "std": float(everything.std())}

@@ -87,6 +87,16 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
         found.append(
             Drawing("learned_scales", "Learned scales", (_width(count, 2.4), 2.2 + below), curves.draw_learned_scales)
         )
+    if any(run.propagation for run in analyses):
+        found += [
+            Drawing(
+                "dominant_eigenvalue",
+                "Dominant eigenvalue of attention",
+                (_width(2, 2.4), 2.1 + below),
+                curves.draw_dominant_eigenvalue,
+            ),
+            Drawing("length_distortion", "Length distortion", small, curves.draw_length_distortion),
+        ]
     if any(maps.class_layers(run) for run in analyses):
         found.append(Drawing("class_attention", "Class attention", (PAGE, 2.2 + below), maps.draw_class_attention))
     return found

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.analysis.capture import AttentionLayer, Grid
+from vitaos.analysis.propagation import Propagation
 
 Array = NDArray[np.float64]
 LEARNED = {"attn_scale": "w", "feat_scale_dc": "s", "feat_scale_hf": "t"}  # parameter -> the paper's letter
@@ -94,6 +95,7 @@ class Analysis:
         map_similarity: (L, L) over ``attention``; NaN between maps of different sizes, stages or window positions.
         learned: parameter (``attn_scale``, ...) -> module -> values; empty without techniques.
         provenance: which weights, and which images.
+        propagation: dominant eigenvalues and length distortion, where they were asked for.
     """
 
     label: str
@@ -103,3 +105,4 @@ class Analysis:
     map_similarity: Array
     learned: dict[str, dict[str, Array]]
     provenance: Provenance = field(default_factory=Provenance)
+    propagation: Propagation | None = None

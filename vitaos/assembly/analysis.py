@@ -2,20 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from vitaos.analysis.export import write_csv, write_summary
 from vitaos.analysis.figures import save_figures
 from vitaos.analysis.measure import measure
 from vitaos.analysis.measured import Analysis, Provenance
+from vitaos.analysis.propagation import propagation
 from vitaos.assembly import builders
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint, untrained
 from vitaos.assembly.fingerprint import shape_labels
 from vitaos.config import AnalyzeConfig, enabled_techniques
 from vitaos.engine.precision import build_precision
 from vitaos.runtime.world import World
+
+_PROPAGATED: Final = 4
+"""Images whose attention maps make the eigenvalues: each takes 40 passes of every block's attention."""
 
 
 def analyze(config: AnalyzeConfig, world: World) -> list[Path]:
@@ -98,6 +106,9 @@ def _analyze_one(config: AnalyzeConfig, checkpoint: str | None, label: str, worl
                 device=world.device,
                 provenance=provenance,
             )
+        if config.propagation:
+            images = torch.cat([*islice(batches(), 1)])[:_PROPAGATED]
+            measured = replace(measured, propagation=propagation(model, images))
     print(f"  {provenance.describe(measured.images)}", flush=True)
     return measured
 

@@ -62,8 +62,8 @@ def _check(config: EvalConfig) -> None:
         raise ValueError("k=[]: metric=knn needs at least one number of neighbors, as k=20")
     if config.robustness and (config.metric != "classifier" or config.dataset == "c"):
         raise ValueError(
-            f"robustness={config.robustness} asks the classifier on images as they are: leave metric={config.metric} and "
-            f"dataset={config.dataset} out"
+            f"robustness={config.robustness} asks the classifier on images as they are: leave metric={config.metric} "
+            f"and dataset={config.dataset} out"
         )
     if config.calibration:
         require("torchmetrics", "calibration=true", extra="judge")

@@ -165,6 +165,9 @@ class AnalyzeConfig(CheckpointSource):
     weights: str = key("auto", "auto: the running average where there is one", choices=("auto", "ema", "raw"))
     batch_size: int = key(32, "images in a batch", low=1, high=MANY)
     seed: int = key(0, "of the weights of an untrained model", low=0, high=_LARGEST_SEED)
+    propagation: bool = key(
+        False, "also the dominant eigenvalue of every block's attention and the length distortion of a circle"
+    )
     out: str = key("analysis", "folder of figures and tables; the next free number where it holds some", is_path=True)
     pdf: bool = key(False, "figures as PDF as well")
 
