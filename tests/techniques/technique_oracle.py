@@ -188,6 +188,14 @@ class _Chain(nn.Module):
         return y if self.after is None else self.after(y)
 
 
+def _pool(model: Any, state: State) -> None:
+    if hasattr(model, "layers"):
+        model.head.global_pool.forward = partial(_generalized_mean, state["head.global_pool.ggem_power"])
+    else:
+        prefix, power = model.num_prefix_tokens, state["attn_pool.ggem_power"]
+        model.pool = lambda x: _generalized_mean(power, x[:, prefix:])
+
+
 def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
     """Rebuild a plain timm model with the techniques in their map form.
 
@@ -208,11 +216,8 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
             merging = partial(_merging_block, block, model.num_prefix_tokens, sizes, index == 0)
             block.forward = merging if names == ("token_merging",) else partial(_selecting_block, block)
         return model
-    if "ggem" in names and hasattr(model, "layers"):
-        model.head.global_pool.forward = partial(_generalized_mean, state["head.global_pool.ggem_power"])
-    elif "ggem" in names:
-        prefix, power = model.num_prefix_tokens, state["attn_pool.ggem_power"]
-        model.pool = lambda x: _generalized_mean(power, x[:, prefix:])
+    if "ggem" in names:
+        _pool(model, state)
     first: list[Tensor] = []
     for path, block in blocks.items():
         attention = block.attn

@@ -83,9 +83,9 @@ def dominant_modes(model: nn.Module, images: Tensor) -> list[Mode]:
         layer = layout.attention[index]
         if layer.kind == "class":
             return
-        operator = _operator(model.get_submodule(layer.block), model.get_submodule(layer.name), map_BHMN)
-        width = model.get_submodule(layer.name).proj.out_features  # type: ignore[union-attr]
-        shape = (map_BHMN.shape[0], map_BHMN.shape[-1], int(width))
+        attention: Any = model.get_submodule(layer.name)
+        operator = _operator(model.get_submodule(layer.block), attention, map_BHMN)
+        shape = (map_BHMN.shape[0], map_BHMN.shape[-1], int(attention.proj.out_features))
         value_B, share_B = dominant_eigenvalue(operator, shape, device=map_BHMN.device)
         by_image = value_B.abs().unflatten(0, (len(images), -1))
         largest_B1 = by_image.argmax(1, keepdim=True)  # of an image's windows the one that grows most
