@@ -14,6 +14,7 @@ from vitaos.config import (
     Bounds,
     Config,
     ConfigError,
+    LoggerConfig,
     OptimizerConfig,
     TrainConfig,
     declared_fields,
@@ -195,6 +196,19 @@ def _check_warmup(config: TrainConfig, given: Collection[str]) -> None:
             raise ConfigError(f"recipe.warmup_epochs={warmup}: it must be less than {key}={epochs}")
 
 
+def _check_trackers(logger: LoggerConfig) -> None:
+    trackers = _choices(LoggerConfig, "name")
+    for name in logger.also:
+        if name not in trackers or name == "none":
+            raise ConfigError(f"logger.also={logger.also}: {name!r} is no tracker; valid: {', '.join(trackers[1:])}")
+    if logger.also and logger.name == "none":
+        raise ConfigError(f"logger.also={logger.also}: name the first by logger={logger.also[0]}")
+
+
+def _choices(section: type[Any], name: str) -> tuple[str, ...]:
+    return next(tuple(field.metadata["choices"]) for field in fields(section) if field.name == name)
+
+
 def _check_technique_flag(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (bool, Mapping)):
         raise ConfigError(f"{name}={value}: a technique takes true, false, or a mapping of its options")
@@ -202,6 +216,7 @@ def _check_technique_flag(name: str, value: Any) -> None:
 
 def _check_pairs(config: TrainConfig) -> None:
     recipe = config.recipe
+    _check_trackers(config.logger)
     if not config.model.name:
         raise ConfigError("model=timm: say which; model=timm model.name=vit_tiny_patch16_224, or in short model=NAME")
     for key, values in (("crop_scale", recipe.crop_scale), ("crop_ratio", recipe.crop_ratio)):

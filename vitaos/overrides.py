@@ -31,7 +31,8 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
     """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
     ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), ``model.keywords.KEY=VALUE`` for a keyword
     that has no default here (``++model.keywords.KEY=VALUE``, and so for ``data.roots``, which chooses ``data=imagenet``
-    where nothing else is chosen), ``k=20`` (``k=[20]``) where whole numbers are listed; leave out what chooses nothing
+    where nothing else is chosen), ``k=20`` (``k=[20]``) where whole numbers are listed,
+    ``logger=[wandb,tensorboard]`` (``logger=wandb logger.also=[tensorboard]``); leave out what chooses nothing
     where nothing is the default (``experiment=null``)."""
     may_be_null = {group for group, chosen in groups_of(config_name).items() if chosen is None}
     flags = technique_flags(schema)
@@ -50,6 +51,8 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
             expanded += ["model=timm", f"model.name={name}"]
         elif key.startswith(("model.keywords.", "optimizer.keywords.")) or _is_roots(key):
             expanded.append(_quoted(f"++{override}"))
+        elif key == "logger" and (several := _several(name)):
+            expanded += [f"logger={several[0]}", f"logger.also=[{','.join(several[1:])}]"]
         elif key in number_lists and name.lstrip("-").isdigit():
             expanded.append(f"{key}=[{name}]")
         else:
@@ -58,6 +61,14 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
     if groups_of(config_name).get("data", "") is None and "data" not in keys and any(_is_roots(key) for key in keys):
         expanded.insert(0, "data=imagenet")  # the datasets of a suite are ImageNet's relatives
     return expanded
+
+
+def _several(value: str) -> list[str]:
+    """The names of a list ``[a,b]``; empty for anything else."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return []
+    names = [name.strip() for name in value[1:-1].split(",")]
+    return names if all(name.isidentifier() for name in names) else []
 
 
 def _is_roots(key: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vitaos.outputs.loggers import WandbLogger, _has_login, _numeric_leaves
+from vitaos.outputs.loggers import WandbLogger, _has_login, numeric_leaves
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_offline_without_a_login_and_the_same_run_again(tmp_path: Path) -> None:
 
 def test_nested_values_become_one_curve_each() -> None:
     line = {"epoch": 1, "name": "x", "ok": True, "scale": [0.1, 0.2], "deep": {"loss": 2.0, "none": None}}
-    assert _numeric_leaves("epoch", line) == {
+    assert numeric_leaves("epoch", line) == {
         "epoch/epoch": 1,
         "epoch/scale/00": 0.1,
         "epoch/scale/01": 0.2,

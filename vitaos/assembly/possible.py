@@ -1,5 +1,6 @@
 """Whether a run can be had: its optimizer, augmentation and model, before any data or device is touched."""
 
+import dataclasses
 from typing import Final
 
 import torch
@@ -10,6 +11,7 @@ from vitaos.config import TrainConfig
 from vitaos.engine import optim
 from vitaos.engine.distillation import choose_token
 from vitaos.engine.freezing import freeze
+from vitaos.outputs import trackers
 
 _MOST_PARAMETERS: Final = 10**11
 """A hundred times the largest vision transformers: a slip of the finger rather than a wish."""
@@ -21,8 +23,10 @@ def check_possible(config: TrainConfig) -> None:
     """Refuse a model, an optimizer or an augmentation that cannot be had.
 
     Raises:
-        ValueError: unknown name or keyword, a technique where it is not defined, values that do not go together.
+        ValueError: a tracker whose package is missing, an unknown name or keyword, a technique where it is not defined,
+            values that do not go together.
     """
+    trackers.check_installed(dataclasses.asdict(config.logger))
     chosen, classes = config.optimizer, config.data.num_classes or 2
     optim.check_optimizer(chosen.name, chosen.betas, eps=chosen.eps, fused=chosen.fused, **chosen.keywords)
     builders.build_train_transform(config, classes)

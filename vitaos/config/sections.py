@@ -86,7 +86,15 @@ class TeacherConfig:
 class LoggerConfig:
     """Where metrics go besides ``metrics.jsonl``."""
 
-    name: str = key("none", "a tracker besides metrics.jsonl", choices=("none", "wandb"))
+    name: str = key(
+        "none",
+        "a tracker besides metrics.jsonl",
+        choices=("none", "wandb", "tensorboard", "mlflow", "trackio"),
+    )
+    also: list[str] = key([], "further trackers at once; logger=[wandb,tensorboard] says both keys", added=True)
+    tracking_uri: str | None = key(
+        None, "MLflow: server or folder; null: MLFLOW_TRACKING_URI, else mlruns in the run folder", added=True
+    )
     project: str = key("vitaos", "project at the tracker")
     entity: str | None = key(None, "user or team at the tracker; null: the one logged in")
     group: str | None = key(None, "group of runs at the tracker")

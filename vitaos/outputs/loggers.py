@@ -1,4 +1,5 @@
-"""Experiment trackers beside ``metrics.jsonl``. The same run goes on after a resume, and no login means offline."""
+"""Weights & Biases beside ``metrics.jsonl``, and what all trackers share. The same run goes on after a resume, and no
+login means offline."""
 
 import netrc
 import os
@@ -42,7 +43,7 @@ class WandbLogger:
         self.mode = mode if mode != "auto" else ("online" if _has_login() else "offline")
         try:
             self._run = wandb.init(
-                id=_identity(folder),
+                id=identity(folder, "wandb_id.txt"),
                 resume="allow",
                 dir=str(folder),
                 name=name,
@@ -62,11 +63,11 @@ class WandbLogger:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Rates and losses of the last few steps."""
-        self._run.log({"step": record["step"], **_numeric_leaves("train", record)})
+        self._run.log({"step": record["step"], **numeric_leaves("train", record)})
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of a finished epoch; nested values (w, s, t by layer) become one curve each."""
-        self._run.log({"step": line["step"], **_numeric_leaves("epoch", line)})
+        self._run.log({"step": line["step"], **numeric_leaves("epoch", line)})
 
     def rewind(self, step: int) -> None:
         """Lines logged twice after a resume lie on one another: they carry their own step."""
@@ -76,9 +77,10 @@ class WandbLogger:
         self._run.finish(exit_code=int(failed))
 
 
-def _identity(folder: Path) -> str:
-    """The run's identity, made once and kept in the run folder; a run killed while writing it leaves no half of it."""
-    path = folder / "wandb_id.txt"
+def identity(folder: Path, file: str) -> str:
+    """The run's identity, made once and kept in a file of the run folder; a run killed while writing it leaves no half
+    of it."""
+    path = folder / file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, uuid.uuid4().hex[:12] + "\n")
@@ -96,7 +98,7 @@ def _has_login() -> bool:
         return False
 
 
-def _numeric_leaves(prefix: str, values: Any) -> dict[str, float | int]:
+def numeric_leaves(prefix: str, values: Any) -> dict[str, float | int]:
     """Numbers of a nested line under slash-separated names; what is no number is left out."""
     if isinstance(values, bool) or values is None:
         return {}
@@ -110,5 +112,15 @@ def _numeric_leaves(prefix: str, values: Any) -> dict[str, float | int]:
         return {}
     flat: dict[str, float | int] = {}
     for key, value in items:
-        flat |= _numeric_leaves(f"{prefix}/{key}", value)
+        flat |= numeric_leaves(f"{prefix}/{key}", value)
+    return flat
+
+
+def text_leaves(prefix: str, values: Any) -> dict[str, str]:
+    """Values of a nested configuration as text under dotted names; lists stay one value."""
+    if not isinstance(values, Mapping):
+        return {prefix: str(values)}
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= text_leaves(f"{prefix}.{key}" if prefix else str(key), value)
     return flat

@@ -1,4 +1,4 @@
-"""Everywhere a run's numbers go: the metrics file, the screen, ``log.txt`` and, where asked for, a tracker."""
+"""Everywhere a run's numbers go: the metrics file, the screen, ``log.txt`` and, where asked for, trackers."""
 
 import logging
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from vitaos.outputs.log_file import LogFile
-from vitaos.outputs.loggers import WandbLogger
 from vitaos.outputs.metrics import MetricsFile
 from vitaos.outputs.progress import ProgressDisplay
 from vitaos.outputs.run_dir import RunDir
+from vitaos.outputs.trackers import Trackers
 
 
 class RunSinks:
@@ -18,9 +18,9 @@ class RunSinks:
     Args:
         folder: the run folder, open.
         total_steps, steps_per_epoch: for time left and the epoch shown.
-        tracker: settings of ``WandbLogger`` (``name`` is ``wandb``), or ``name`` ``none``.
-        run_name: the run's name for the tracker.
-        config: resolved configuration, for the tracker.
+        tracker: the ``logger`` section: which trackers, and their settings.
+        run_name: the run's name for the trackers.
+        config: resolved configuration, for the trackers.
     """
 
     def __init__(
@@ -40,12 +40,11 @@ class RunSinks:
         self.screen = ProgressDisplay(total_steps, steps_per_epoch)
         self.file = ProgressDisplay(total_steps, steps_per_epoch, self._log_file)
         self._metrics = MetricsFile(folder.metrics, report=self.message)
-        self._sinks: list[MetricsFile | ProgressDisplay | WandbLogger] = [self._metrics, self.screen, self.file]
-        self._tracker: WandbLogger | None = None
-        if tracker["name"] == "wandb":
-            settings = {key: value for key, value in tracker.items() if key != "name"}
-            self._tracker = WandbLogger(folder.path, name=run_name, config=config, **settings)
-            self._sinks.append(self._tracker)
+        self._trackers = Trackers(folder.path, run_name=run_name, config=config, settings=tracker, report=self.message)
+        self._sinks: list[MetricsFile | ProgressDisplay | Trackers] = [
+            *(self._metrics, self.screen, self.file),
+            self._trackers,
+        ]
 
     def message(self, text: str) -> None:
         """Print a line on the screen and into ``log.txt``."""
@@ -72,10 +71,9 @@ class RunSinks:
         return self._metrics.finish()
 
     def close(self, *, failed: bool = False) -> None:
-        """Leave the terminal as it was and finish the tracker's upload; it shows a ``failed`` run as such."""
+        """Leave the terminal as it was and finish the trackers' uploads; they show a ``failed`` run as such."""
         self.screen.close()
-        if self._tracker is not None:
-            self._tracker.close(failed=failed)
+        self._trackers.close(failed=failed)
         logging.getLogger("vitaos").removeHandler(self._handler)
         self._log_file.close()
 
