@@ -1,4 +1,4 @@
-"""Trackers read back by their own readers: one run after a resume, several at once, refusals, a failure that harms none."""
+"""Trackers read back by their own readers: one run after a resume, several at once, and failures that harm nobody."""
 
 from pathlib import Path
 from typing import Any
