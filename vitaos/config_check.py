@@ -241,7 +241,10 @@ def _check_pairs(config: TrainConfig) -> None:
         )
     if recipe.three_augment and recipe.randaugment:
         raise ConfigError("recipe.three_augment=true with recipe.randaugment: choose one; set recipe.randaugment=null")
+    if recipe.decay_milestones != sorted(set(recipe.decay_milestones)):
+        raise ConfigError(f"recipe.decay_milestones={recipe.decay_milestones}: epochs in rising order")
     _check_distillation(config)
+    _check_views(config)
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError(
             "precision=fp16 with device=cpu: loss scaling is for CUDA; use precision=bf16 or fp32 on the CPU"
@@ -259,3 +262,22 @@ def _check_distillation(config: TrainConfig) -> None:
         raise ConfigError(
             f"teacher.source={teacher.source}: nothing is learned from it; add recipe.distillation=hard or soft"
         )
+
+
+def _check_views(config: TrainConfig) -> None:
+    """AutoAugment, AugMix and its loss are timm's: they work on PIL images."""
+    recipe = config.recipe
+    if recipe.auto_augment and (config.augment != "timm" or recipe.randaugment):
+        raise ConfigError(
+            f"recipe.auto_augment={recipe.auto_augment}: it needs augment=timm (class folders) and "
+            "recipe.randaugment=null"
+        )
+    if recipe.loss == "jsd" and (config.augment != "timm" or recipe.mixup or recipe.cutmix or recipe.erasing):
+        raise ConfigError(
+            "recipe.loss=jsd compares views of one image whose first is clean: it needs augment=timm, "
+            "recipe.auto_augment=augmix-m3, recipe.mixup=0, recipe.cutmix=0 and recipe.erasing=0"
+        )
+    if recipe.loss == "jsd" and not (recipe.auto_augment or recipe.randaugment):
+        raise ConfigError("recipe.loss=jsd without recipe.auto_augment=augmix-m3: all views would be alike")
+    if recipe.loss == "jsd" and recipe.distillation != "none":
+        raise ConfigError("recipe.loss=jsd with recipe.distillation: a teacher has no part in it; choose one")

@@ -24,12 +24,13 @@ from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings
 from vitaos.engine import optim
 from vitaos.engine import schedule as schedules
+from vitaos.engine.drop_path import spread_drop_path
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.precision import build_precision
-from vitaos.engine.protocols import Evaluate, Observe
-from vitaos.engine.schedule import WarmupCosine
+from vitaos.engine.protocols import Evaluate, Observe, Schedule
 from vitaos.engine.settings import Settings
+from vitaos.engine.timm_schedule import Decay
 from vitaos.models import create_model, regularization_keywords
 from vitaos.runtime.world import World
 
@@ -97,7 +98,7 @@ def build_model(
         else regularization_keywords(drop_path=recipe.drop_path, pos_drop=recipe.pos_drop, proj_drop=recipe.proj_drop)
     )
     torch.manual_seed(getattr(config, "seed", 0))
-    return create_model(
+    model = create_model(
         config.model.name,
         num_classes=num_classes,
         img_size=img_size or config.data.img_size,
@@ -106,6 +107,14 @@ def build_model(
         **regularization | config.model.keywords,
         **enabled_techniques(config),
     )
+    if recipe is not None:
+        spread_drop_path(
+            model,
+            recipe.drop_path,
+            spread=recipe.drop_path_spread,
+            reference_depth=recipe.drop_path_reference_depth,
+        )
+    return model
 
 
 def build_augment_settings(config: TrainConfig) -> AugmentSettings:
@@ -116,6 +125,8 @@ def build_augment_settings(config: TrainConfig) -> AugmentSettings:
         randaugment=recipe.randaugment,
         color_jitter=recipe.color_jitter,
         three_augment=recipe.three_augment,
+        auto_augment=recipe.auto_augment,
+        views=recipe.jsd_views if recipe.loss == "jsd" else 1,
         erasing=recipe.erasing,
         erasing_mode=recipe.erasing_mode,
         erasing_count=recipe.erasing_count,
@@ -151,7 +162,7 @@ def build_normalize(data: DataConfig) -> EvalNormalize:
     return EvalNormalize(_triple(data.mean), _triple(data.std))
 
 
-def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosine) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     """The optimizer of the recipe, at the schedule's first rate."""
     chosen = config.optimizer
     return optim.build_optimizer(
@@ -164,11 +175,12 @@ def build_optimizer(config: TrainConfig, model: nn.Module, schedule: WarmupCosin
         fused=chosen.fused,
         layer_decay=config.recipe.layer_decay,
         paces=techniques.paces(model),
+        lr_scale=config.recipe.lr_scale,
         **chosen.keywords,
     )
 
 
-def build_schedule(config: TrainConfig, steps_per_epoch: int, world_size: int) -> WarmupCosine:
+def build_schedule(config: TrainConfig, steps_per_epoch: int, world_size: int) -> Schedule:
     """The learning rates of the recipe under the linear rule (rate x global batch / reference batch)."""
     recipe = config.recipe
     global_batch = config.batch_size * config.accumulate * world_size
@@ -187,6 +199,7 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int, world_size: int) -
         warmup_epochs=recipe.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
         unit=recipe.schedule_unit,
+        decay=Decay(recipe.decay_epochs, tuple(recipe.decay_milestones), recipe.decay_rate),
     )
 
 

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from vitaos.assembly import builders
+from vitaos.assembly.training import build_training_loss
 from vitaos.config import TrainConfig
+from vitaos.data.crops import CropSettings
+from vitaos.data.folder.timm_transform import timm_transform
 from vitaos.engine import optim
 from vitaos.engine.distillation import choose_token
 from vitaos.engine.freezing import freeze
@@ -15,6 +18,7 @@ from vitaos.outputs import trackers
 
 _MOST_PARAMETERS: Final = 10**11
 """A hundred times the largest vision transformers: a slip of the finger rather than a wish."""
+_SOME_STEPS: Final = 1000  # of an epoch, before the data are seen
 _TIMM_SAYS_NO: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError)
 """How timm answers values that make no model."""
 
@@ -30,6 +34,10 @@ def check_possible(config: TrainConfig) -> None:
     chosen, classes = config.optimizer, config.data.num_classes or 2
     optim.check_optimizer(chosen.name, chosen.betas, eps=chosen.eps, fused=chosen.fused, **chosen.keywords)
     builders.build_train_transform(config, classes)
+    build_training_loss(config.recipe)
+    builders.build_schedule(config, steps_per_epoch=_SOME_STEPS, world_size=1)
+    if config.augment == "timm":
+        timm_transform(builders.build_augment_settings(config), config.data.img_size, CropSettings())
     _check_model(config, classes)
 
 
@@ -61,6 +69,7 @@ def _try_model(config: TrainConfig, classes: int, device: str) -> None:
         if parameters > _MOST_PARAMETERS:
             raise ValueError(f"{_described(config)}: it would have {parameters:,} parameters")
         freeze(model, config.recipe.freeze)
+        optim.scales_by_pattern(model, config.recipe.lr_scale)
         if config.recipe.distillation != "none":
             choose_token(model, config.recipe.distillation_token)
         model(torch.empty(1, 3, size, size))

@@ -9,8 +9,8 @@ from vitaos import techniques
 from vitaos.assembly import builders
 from vitaos.config import RecipeConfig, TrainConfig
 from vitaos.engine.distillation import DistillationLoss, TaughtTransform, Teacher, choose_token
-from vitaos.engine.freezing import freeze
-from vitaos.engine.loss import CrossEntropy
+from vitaos.engine.freezing import freeze, frozen_modules
+from vitaos.engine.loss import build_loss
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader, TrainTransform
 from vitaos.engine.settings import Settings
@@ -58,7 +58,7 @@ def build_trainer(
     schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
     return Trainer(
         model=model,
-        loss=_build_loss(config.recipe),
+        loss=build_training_loss(config.recipe),
         optimizer=builders.build_optimizer(config, model, schedule),
         schedule=schedule,
         loader=loader,
@@ -74,11 +74,19 @@ def build_trainer(
         checkpoints=checkpoints,
         sinks=sinks,
         identity=identity,
+        frozen=frozen_modules(model, config.recipe.freeze),
     )
 
 
-def _build_loss(recipe: RecipeConfig) -> nn.Module:
-    loss = CrossEntropy(recipe.smoothing)
+def build_training_loss(recipe: RecipeConfig) -> nn.Module:
+    """The loss of a recipe: of the labels, and towards a teacher where it distills."""
+    loss = build_loss(
+        recipe.loss,
+        smoothing=recipe.smoothing,
+        bce_threshold=recipe.bce_threshold,
+        bce_sum=recipe.bce_sum,
+        jsd_views=recipe.jsd_views,
+    )
     if recipe.distillation == "none":
         return loss
     return DistillationLoss(

@@ -30,15 +30,42 @@ class RecipeConfig:
         high=1,
         added=True,
     )
+    lr_scale: dict[str, float] = key(
+        {}, "factors of the rate by pattern of parameter names, as {head.*: 10}; the last that fits counts", added=True
+    )
     freeze: list[str] = key(
         [], "what is not trained: patterns of parameter names, or backbone: all but the classifier", added=True
     )
     schedule: str = key(
         "release",
-        "release: the warm-up is cut out of the cosine; textbook: the cosine begins when the warm-up ends",
-        choices=("release", "textbook"),
+        "release: the warm-up is cut out of the cosine; textbook: the cosine begins when the warm-up ends; or timm's",
+        choices=(
+            "release",
+            "textbook",
+            "cosine",
+            "tanh",
+            "step",
+            "multistep",
+            "poly",
+            "wsd",
+            "rsqrt",
+            "constant",
+        ),
     )
-    schedule_unit: str = key("epoch", "how often the release's schedule changes the rate", choices=("epoch", "step"))
+    schedule_unit: str = key("epoch", "how often the rate changes (textbook: each step)", choices=("epoch", "step"))
+    decay_epochs: float | None = key(
+        None,
+        "epochs between two falls (step; null: 90) or of the last phase (wsd, rsqrt; below 1: a share; null: 0.2)",
+        above=0,
+        high=MANY,
+        added=True,
+    )
+    decay_milestones: list[int] = key(
+        [90, 180, 270], "epochs at which the rate falls (multistep)", low=1, high=MANY, added=True
+    )
+    decay_rate: float = key(
+        0.1, "factor of a fall (step, multistep), or the power (poly)", above=0, high=100, added=True
+    )
     warmup_epochs: int = key(5, "epochs of linear warm-up", low=0, high=MANY)
     warmup_lr: float = key(1e-6, "first learning rate of the warm-up", low=0, high=1e30)
     min_lr: float = key(1e-5, "last learning rate of the cosine", low=0, high=1e4)
@@ -48,9 +75,33 @@ class RecipeConfig:
     ema_warmup: bool = key(False, "let the average follow faster at first, so that short runs have one")
     # regularization
     drop_path: float = key(0.0, "rate of stochastic depth", low=0, below=1)
+    drop_path_spread: str = key(
+        "own",
+        "own: as timm spreads it over the blocks; linear: from 0 up to the rate; uniform: the rate in each (DeiT III)",
+        choices=("own", "linear", "uniform"),
+        added=True,
+    )
+    drop_path_reference_depth: int | None = key(
+        None,
+        "blocks that the rate is meant for: it is multiplied by the model's / this; null: as it stands",
+        low=1,
+        high=1000,
+        added=True,
+    )
     pos_drop: float = key(0.0, "rate of dropout after the position embedding", low=0, below=1)
     proj_drop: float = key(0.0, "rate of dropout after the attention's projection and in the MLP", low=0, below=1)
     smoothing: float = key(0.0, "label smoothing", low=0, below=1)
+    loss: str = key(
+        "cross_entropy",
+        "of the labels: softmax cross-entropy, binary cross-entropy of each class, or AugMix' Jensen-Shannon loss",
+        choices=("cross_entropy", "bce", "jsd"),
+        added=True,
+    )
+    bce_threshold: float | None = key(
+        None, "bce: targets above this become 1, others 0 (DeiT III: 0); null: as they are", low=0, below=1, added=True
+    )
+    bce_sum: bool = key(False, "bce: sum over the classes in place of their mean", added=True)
+    jsd_views: int = key(3, "jsd: views of each image in a batch, the first without AugMix", low=2, high=10, added=True)
     distillation: str = key(
         "none",
         "what is learned from `teacher`: its first answer (hard) or its probabilities (soft)",
@@ -84,6 +135,11 @@ class RecipeConfig:
     hflip: float = key(0.5, "probability of a mirror image", low=0, high=1)
     randaugment: str | None = key(None, "RandAugment in timm's notation, as rand-m9-mstd0.5-inc1; null: none")
     three_augment: bool = key(False, "gray, solarize or blur (DeiT III) in place of RandAugment")
+    auto_augment: str | None = key(
+        None,
+        "AutoAugment or AugMix in timm's notation (original-mstd0.5, v0, augmix-m5-w4), with augment=timm; null: none",
+        added=True,
+    )
     color_jitter: float = key(0.0, "strength of color jitter; without effect beside RandAugment", low=0, high=100)
     erasing: float = key(0.0, "probability of random erasing", low=0, high=1)
     erasing_mode: str = key(

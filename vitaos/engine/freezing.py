@@ -1,4 +1,7 @@
-"""Parameters that are not trained: named by patterns, or all but the classifier's (a linear probe)."""
+"""Parameters that are not trained: named by patterns, or all but the classifier's (a linear probe).
+
+A module whose parameters are all frozen computes as in evaluation: no dropout, no drop path, running statistics as they
+are."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -37,6 +40,29 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     return sorted(frozen)
+
+
+def frozen_modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """The largest modules that hold parameters and none that is trained; after :func:`freeze`.
+
+    With ``backbone`` also those without parameters (dropout of positions, patch dropout), but for the classifier's own
+    dropout, which timm keeps under names that begin with ``head``.
+    """
+    found = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        parameters = list(module.parameters())
+        is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        is_before_head = not parameters and BACKBONE in patterns and not path.startswith("head")
+        if is_frozen or is_before_head:
+            found.append(module)
+            return
+        for name, child in module.named_children():
+            visit(child, f"{path}.{name}" if path else name)
+
+    if patterns:
+        visit(model, "")
+    return found
 
 
 def _outside_classifier(model: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """Optimizers over parameter groups with and without weight decay."""
 
+import fnmatch
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,6 +14,7 @@ from vitaos.suggest import did_you_mean
 _TABLES = ("*pos_embed*", "*cls_token*", "*reg_token*", "*relative_position_bias_table*")
 """Parameters of two or more dimensions that are never decayed (as in the recipes), besides the model's own."""
 
+_LARGEST_SCALE: Final = 1e6
 _OF_APEX: Final = {"apex_adam": "fusedadamw", "apex_lamb": "fusedlamb"}
 """Our names of NVIDIA apex's fused optimizers -> timm's, which builds them."""
 _APEX_IS_MISSING: Final = (
@@ -87,6 +89,7 @@ def build_optimizer(
     fused: bool = True,
     layer_decay: float | None = None,
     paces: Mapping[str, float] | None = None,
+    lr_scale: Mapping[str, float] | None = None,
     **keywords: Any,
 ) -> torch.optim.Optimizer:
     """An optimizer over `model`'s parameters, which must be on their device already.
@@ -101,13 +104,17 @@ def build_optimizer(
         layer_decay: see :func:`parameter_groups`.
         paces: parameter -> k: it moves as k u would if the model held u in its place. Under Adam and its relatives
             that is k times the rate, and decay and eps divided by k.
+        lr_scale: pattern of parameter names -> factor of their rate, besides that of `layer_decay`; the last pattern
+            that fits counts.
         keywords: further arguments of the optimizer's class.
 
     Raises:
-        ValueError: a name that nobody knows, arguments the class refuses, or apex where it is not installed.
+        ValueError: a pattern that names no parameter, a name that nobody knows, arguments the class refuses, or apex
+            where it is not installed.
     """
     _check_name_and_betas(name, betas)
     groups = _split_by_pace(model, parameter_groups(model, weight_decay, layer_decay), paces or {})
+    groups = _split_by_scale(groups, scales_by_pattern(model, lr_scale or {}))
     try:
         optimizer = _build(model, groups, name=name, lr=lr, betas=betas, eps=eps, fused=fused, **keywords)
     except (AssertionError, ImportError, TypeError) as error:
@@ -149,6 +156,37 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
             has_elements = key in _ELEMENTWISE and isinstance(value, Tensor) and value.ndim > 0
             if has_elements and value.shape != parameter.shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+
+
+def scales_by_pattern(model: nn.Module, lr_scale: Mapping[str, float]) -> dict[int, float]:
+    """id of a parameter -> factor of its rate, for those that a pattern names.
+
+    Raises:
+        ValueError: a pattern names no parameter, or its factor is no number of 0 or more.
+    """
+    scales: dict[int, float] = {}
+    parameters = dict(model.named_parameters())
+    for pattern, factor in lr_scale.items():
+        names = fnmatch.filter(parameters, pattern)
+        if not names:
+            known = ", ".join(list(parameters)[:4])
+            raise ValueError(f"recipe.lr_scale: no parameter is named {pattern}; names are {known}, ...")
+        if not factor >= 0 or factor > _LARGEST_SCALE:
+            raise ValueError(f"recipe.lr_scale.{pattern}={factor}: it must be between 0 and {_LARGEST_SCALE:g}")
+        scales |= {id(parameters[name]): factor for name in names}
+    return scales
+
+
+def _split_by_scale(groups: list[dict[str, Any]], scales: Mapping[int, float]) -> list[dict[str, Any]]:
+    """The groups, parameters whose rates have another factor in groups of their own."""
+    if not scales:
+        return groups
+    split = []
+    for group in groups:
+        for scale in sorted({scales.get(id(item), 1.0) for item in group["params"]}):
+            part = {**group, "params": [item for item in group["params"] if scales.get(id(item), 1.0) == scale]}
+            split.append(part | ({} if scale == 1 else {"lr_scale": scale * group.get("lr_scale", 1.0)}))
+    return split
 
 
 def _split_by_pace(model: nn.Module, groups: list[dict[str, Any]], paces: Mapping[str, float]) -> list[dict[str, Any]]:

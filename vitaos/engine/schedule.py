@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-KINDS: Final = ("release", "textbook")
+from vitaos.engine import timm_schedule
+from vitaos.engine.protocols import Schedule
+from vitaos.engine.timm_schedule import Decay, TimmSchedule
+
+KINDS: Final = ("release", "textbook", *timm_schedule.KINDS)
 UNITS: Final = ("epoch", "step")
 
 
@@ -57,16 +61,18 @@ def build_schedule(
     warmup_epochs: float,
     steps_per_epoch: int,
     unit: str = "epoch",
-) -> WarmupCosine:
+    decay: Decay | None = None,
+) -> Schedule:
     """Schedule of a recipe (paper.md's table; rates already scaled to the global batch, see `scaled_lr`).
 
     Args:
-        kind: "release" or "textbook"; see :class:`WarmupCosine`.
+        kind: "release" or "textbook"; see :class:`WarmupCosine`; or one of timm's (``timm_schedule.KINDS``).
         lr, warmup_lr, floor: peak, first and last rate.
         epochs, warmup_epochs: length of the schedule and of its warm-up.
         steps_per_epoch: global steps in an epoch.
-        unit: how often the "release" kind changes the rate: "epoch" (DeiT, CaiT) or "step" (Swin). The "textbook" kind
-            changes at each step.
+        unit: how often the rate changes: "epoch" (DeiT, CaiT) or "step" (Swin). The "textbook" kind changes at each
+            step.
+        decay: how timm's kinds fall.
 
     Raises:
         ValueError: unknown kind or unit, or lengths that make no schedule.
@@ -82,6 +88,10 @@ def build_schedule(
         )
     if epochs < 1 or warmup_epochs < 0:
         raise ValueError(f"a schedule needs epochs >= 1 and warmup_epochs >= 0, got {epochs} and {warmup_epochs}")
+    if kind in timm_schedule.KINDS:
+        return TimmSchedule(
+            kind, lr, warmup_lr, floor, epochs, int(warmup_epochs), steps_per_epoch, unit, decay or Decay()
+        )
     by_epoch = kind == "release" and unit == "epoch"
     units_per_epoch = 1 if by_epoch else steps_per_epoch
     return WarmupCosine(

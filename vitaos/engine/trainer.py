@@ -18,7 +18,6 @@ from vitaos.counter_rng import derive_seed
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
-from vitaos.engine.optim import load_optimizer_state
 from vitaos.engine.precision import LossScale, Precision
 from vitaos.engine.progress import Progress, Sums
 from vitaos.engine.protocols import (
@@ -33,6 +32,7 @@ from vitaos.engine.protocols import (
     TrainTransform,
 )
 from vitaos.engine.settings import Outcome, Settings
+from vitaos.engine.state import load_state, state_of
 from vitaos.engine.statistics import RunningStatistics
 from vitaos.engine.update import Guard, NonFiniteError, Update
 from vitaos.engine.wrap import gradient_exchange, prepare_network, seed_torch
@@ -61,6 +61,7 @@ class Trainer:
         sinks: receivers of the numbers of the run (used by the main rank only).
         observe: further measurements of the raw model for the line of an epoch, made on all ranks.
         training_pass: the part of the model's techniques in a training step, or None.
+        frozen: modules that are not trained: in evaluation mode also while the others are in training mode.
         identity: what a checkpoint holds beside the state (`format`, `config`, `versions`).
     """
 
@@ -84,12 +85,14 @@ class Trainer:
         observe: Observe | None = None,
         training_pass: TrainingPass | None = None,
         identity: Mapping[str, Any] | None = None,
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.loss, self.ema = model, loss, ema
         self.schedule, self.loader, self.transform, self.evaluate = schedule, loader, transform, evaluate
         self.world, self.precision, self.settings = world, precision, settings
         self.checkpoints = checkpoints if world.is_main else None
         self.sinks = sinks if world.is_main else ()
+        self.frozen = frozen
         self.preemption, self.observe, self.identity = preemption, observe, dict(identity or {})
         self.training_pass = training_pass
 
@@ -178,6 +181,8 @@ class Trainer:
             return True
         batches = self.loader.epoch(progress.epoch, progress.step_in_epoch)
         self.network.train()
+        for module in self.frozen:
+            module.eval()
         self.meter.start()
         while progress.step < end:
             self._train_step(batches)
@@ -295,13 +300,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on; a collective call, between two steps, after :meth:`_synchronize`."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": self.update.optimizer.state_dict(),
-            "loss_scaler": None if self.loss_scale is None else self.loss_scale.state_dict(),
-            "progress": self.progress.state_dict() | {"sums": self.sums.over_ranks(self.world)},
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state (on every rank); :meth:`fit` goes on from it.
@@ -309,23 +308,7 @@ class Trainer:
         Raises:
             ValueError: the state is of a run that this one cannot continue: other seed, global batch, precision or EMA.
         """
-        if (state["ema"] is None) != (self.ema is None):
-            raise ValueError(
-                "the checkpoint was made " + ("without" if self.ema else "with") + " an EMA, this run differs"
-            )
-        if (state["loss_scaler"] is None) != (self.loss_scale is None):
-            raise ValueError("fp16 runs continue in fp16 only: the checkpoint and this run differ in their loss scale")
-        progress = dict(state["progress"])
-        sums = progress.pop("sums")
-        self.progress.load_state_dict(progress)
-        self.sums.load_state_dict(sums, self.world)
-        self.model.load_state_dict(state["model"])
-        self.statistics.keep()
-        load_optimizer_state(self.update.optimizer, state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        if self.loss_scale is not None:
-            self.loss_scale.load_state_dict(state["loss_scaler"])
+        load_state(self, state)
 
     def _save(self, *, kind: Literal["last", "best", "both"] = "last", block: bool = False) -> None:
         state = self.identity | self.state_dict()

@@ -17,6 +17,8 @@ class AugmentSettings:
         color_jitter: strength, or (brightness, contrast, saturation); as in timm without effect while RandAugment is
             on, unless its set is one of timm's "3a" sets.
         three_augment: DeiT III's choice of grayscale, solarize or blur, before the color jitter (0.3 there).
+        auto_augment: timm's config string of AutoAugment or AugMix, for timm's transforms alone, or None.
+        views: of each image in a batch, for timm's transforms alone: the first without `auto_augment` (or RandAugment).
         erasing, erasing_mode, erasing_count: chance, filling ("pixel", "rand", "const") and most rectangles an image.
         mean, std: of each channel, in 0..1; the mean is also what geometric operations fill with.
     """
@@ -25,6 +27,8 @@ class AugmentSettings:
     randaugment: str | None = "rand-m9-mstd0.5-inc1"
     color_jitter: float | tuple[float, ...] | None = 0.4
     three_augment: bool = False
+    auto_augment: str | None = None
+    views: int = 1
     erasing: float = 0.25
     erasing_mode: str = "pixel"
     erasing_count: int = 1

@@ -23,10 +23,10 @@ from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, training_crops
 from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.timm_transform import (
-    TimmTransform,
+    TimmViews,
     preserve_rng_state,
     seed_rngs,
-    timm_transform,
+    timm_views,
 )
 from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
 from vitaos.data.resize import RESIZERS, Resize, crop_and_resize, empty_batch, resize_and_center_crop
@@ -39,7 +39,7 @@ class _BatchDataset(Dataset[Batch]):
 
     def __init__(
         self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
-        crop: CropSettings | None = None, seed: int = 0, transform: TimmTransform | None = None,
+        crop: CropSettings | None = None, seed: int = 0, transform: TimmViews | None = None,
         corruption: Corruption | None = None,
     ) -> None:  # fmt: skip
         self._corruption = corruption
@@ -75,7 +75,7 @@ class _BatchDataset(Dataset[Batch]):
 
     def _by_timm(self, request: BatchRequest, epoch: int) -> Batch:
         assert self._transform is not None
-        images: list[torch.Tensor] = []
+        images: list[list[torch.Tensor]] = []
         targets: list[int] = []
         with preserve_rng_state():
             for position, (target, image) in zip(
@@ -84,7 +84,11 @@ class _BatchDataset(Dataset[Batch]):
                 seed_rngs(derive_seed(self._seed, epoch, position, TIMM))
                 images.append(self._transform(image))
                 targets.append(target)
-        return Batch(torch.stack(images), torch.tensor(targets), torch.from_numpy(request.positions))
+        views = [view for same in zip(*images, strict=True) for view in same]  # all first views, all second ones, ...
+        times = len(views) // len(images)
+        return Batch(
+            torch.stack(views), torch.tensor(targets * times), torch.from_numpy(request.positions).repeat(times)
+        )
 
     def _decode(self, indices_B: NDArray[np.int64]) -> Iterator[tuple[int, Image.Image]]:
         """Target and image for each index; the repeats of repeated augmentation, which follow each other, are read
@@ -145,7 +149,7 @@ class FolderTrainLoader:
         self, folder: ImageFolder, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
         timm: AugmentSettings | None = None, workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
-        transform = timm_transform(timm, img_size, crop) if timm is not None else None
+        transform = timm_views(timm, img_size, crop) if timm is not None else None
         self._order = order
         self.bad = CorruptImages(len(folder), on_bad, str(folder.root))
         self.announce: Announce | None = None

@@ -1,9 +1,11 @@
 """timm's CPU recipe, image by image, with draws that depend on the image's place in the epoch alone."""
 
+import itertools
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,33 +16,61 @@ from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.crops import CropSettings
 
 TimmTransform = Callable[[Image.Image], torch.Tensor]
+TimmViews = Callable[[Image.Image], list[torch.Tensor]]
+"""An image to its views, normalized."""
+_AUTO_AUGMENT: Final = re.compile(r"(v0r?|originalr?|3a)(-mstd(\d+\.?\d*))?")
+_AUGMIX: Final = re.compile(r"augmix(-(m\d+|w[1-9]\d*|d[1-9]\d*|a\d*\.?\d+|b[01]|mstd\d+\.?\d*))*")
 
 
 def timm_transform(settings: AugmentSettings, img_size: int, crop: CropSettings) -> TimmTransform:
-    """timm's training transform: crop, flip, RandAugment or color jitter, normalization, erasing.
+    """timm's training transform: crop, flip, RandAugment, AutoAugment, AugMix or color jitter, normalization, erasing.
 
     Raises:
         ValueError: for a config string that is wrong; timm passes over the parts it cannot read, or asserts.
     """
+    transform: TimmTransform = _create(settings, img_size, crop, separate=False)
+    posterize_to_black(transform)
+    return transform
+
+
+def timm_views(settings: AugmentSettings, img_size: int, crop: CropSettings) -> TimmViews:
+    """That transform for `settings.views` of each image: one crop, the first view not augmented further.
+
+    Raises:
+        ValueError: as :func:`timm_transform`.
+    """
+    if settings.views == 1:
+        transform = timm_transform(settings, img_size, crop)
+        return lambda image: [transform(image)]
+    make_crop, augment, normalize = _create(settings, img_size, crop, separate=True)
+    posterize_to_black(augment)
+
+    def views(image: Image.Image) -> list[torch.Tensor]:
+        cropped = make_crop(image)
+        return [normalize(augment(cropped) if number else cropped) for number in range(settings.views)]
+
+    return views
+
+
+def _create(settings: AugmentSettings, img_size: int, crop: CropSettings, *, separate: bool) -> Any:
     from timm.data import create_transform  # noqa: PLC0415  # slow to import, only this engine needs it
 
-    transform = create_transform(
+    return create_transform(
         input_size=img_size,
         is_training=True,
         scale=crop.scale,
         ratio=crop.ratio,
         hflip=settings.hflip,
         color_jitter=settings.color_jitter or 0.0,
-        auto_augment=_timms_spelling(settings.randaugment),
+        auto_augment=_checked_auto_augment(settings) or _timms_spelling(settings.randaugment),
         interpolation="bicubic",
         re_prob=settings.erasing,
         re_mode=settings.erasing_mode,
         re_count=settings.erasing_count,
         mean=settings.mean,
         std=settings.std,
+        separate=separate,
     )
-    posterize_to_black(transform)
-    return transform
 
 
 def posterize_to_black(transform: Any) -> None:
@@ -50,10 +80,31 @@ def posterize_to_black(transform: Any) -> None:
     """
     from timm.data import auto_augment  # noqa: PLC0415  # slow to import, only this engine needs it
 
-    for stage in transform.transforms:
-        for operation in getattr(stage, "ops", ()):
+    for stage in getattr(transform, "transforms", ()):
+        of_policy = itertools.chain.from_iterable(getattr(stage, "policy", ()))
+        for operation in (*getattr(stage, "ops", ()), *of_policy):
             if operation.aug_fn is auto_augment.posterize:
                 operation.aug_fn = _posterize
+
+
+def _checked_auto_augment(settings: AugmentSettings) -> str | None:
+    """The config string, where timm would read all of it.
+
+    Raises:
+        ValueError: timm would assert, or pass over a part.
+    """
+    text = settings.auto_augment
+    if text is None:
+        return None
+    if settings.randaugment:
+        raise ValueError(f"auto_augment={text!r} with randaugment={settings.randaugment!r}: choose one of the two")
+    if not (_AUTO_AUGMENT.fullmatch(text) or _AUGMIX.fullmatch(text)):
+        raise ValueError(
+            f"auto_augment={text!r} is unknown: it is v0, v0r, original, originalr or 3a (AutoAugment; each also with "
+            "-mstd0.5), or augmix with m (magnitude), w (chains), d (their depth), a (alpha), b (0|1: blended), mstd: "
+            "augmix-m5-w4-d2"
+        )
+    return text
 
 
 def _timms_spelling(randaugment: str | None) -> str | None:
