@@ -11,9 +11,12 @@ from typing import Any, Final, TypeVar
 from torch import nn
 
 from vitaos.suggest import did_you_mean
+from vitaos.techniques.attention_diversity_loss import ATTENTION_DIVERSITY_LOSS
 from vitaos.techniques.attnscale import ATTNSCALE
 from vitaos.techniques.centered_attention import CENTERED_ATTENTION
 from vitaos.techniques.contranorm import CONTRANORM
+from vitaos.techniques.contrast_loss import CONTRAST_LOSS
+from vitaos.techniques.diversity_loss import DIVERSITY_LOSS
 from vitaos.techniques.fdam import FDAM
 from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
 from vitaos.techniques.gated_attention import GATED_ATTENTION
@@ -47,6 +50,9 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "gated_attention": GATED_ATTENTION,
     "fdam": FDAM,
     "ggem": GGEM,
+    "diversity_loss": DIVERSITY_LOSS,
+    "contrast_loss": CONTRAST_LOSS,
+    "attention_diversity_loss": ATTENTION_DIVERSITY_LOSS,
     "token_merging": TOKEN_MERGING,
     "token_selection": TOKEN_SELECTION,
 }

@@ -76,5 +76,6 @@ GGEM: Final = Technique(
     check=_check,
     parameters=("ggem_power",),
     options={"power": 3.0},
+    conflicts={"token_merging": "GGeM pools tokens as they are, merged ones must count by their size"},
     refuses={"CaiT": "its class-attention blocks are its pooling"},
 )

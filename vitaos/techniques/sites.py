@@ -84,6 +84,11 @@ class Site:
         """Channels C of the tokens."""
         return int(self.attention.proj.out_features)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the patches in this block: class, distillation and register tokens of a ViT."""
+        return int(getattr(backbone_in(self.model), "num_prefix_tokens", 0)) if self.kind.name == "ViT" else 0
+
     def parameter(self, size: int, value: float = 0.0) -> nn.Parameter:
         """A new parameter of shape (size,), on the device and in the dtype of this block."""
         return nn.Parameter(self.attention.proj.weight.new_full((size,), value))
