@@ -19,7 +19,19 @@ def test_a_run_leaves_everything_that_the_design_promises(run: Run, tmp_path: Pa
     assert run("name=a", "attnscale=true", "featscale=true") == 0
     folder = tmp_path / "a"
     (line,) = read_metrics(folder / "metrics.jsonl")
-    for key in ("epoch", "step", "lr", "train_loss", "val_top1", "val_top5", "val_loss", "ema_top1", "images_per_s"):
+    for key in (
+        "epoch",
+        "step",
+        "lr",
+        "train_loss",
+        "val_top1",
+        "val_top5",
+        "val_loss",
+        "ema_top1",
+        "images_per_s",
+        "tflops",
+        "memory_gb",
+    ):
         assert isinstance(line[key], (int, float)), key
     assert (line["epoch"], line["step"]) == (0, 4)
     assert len(line["attn_scale_by_block"]) == 2

@@ -23,7 +23,7 @@ from vitaos.techniques.record import share_record
 from vitaos.techniques.sites import fill, find_sites, open_slots
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-TIMES = ("images_per_s", "train_seconds")
+TIMES = ("images_per_s", "tflops", "mfu", "memory_gb", "train_seconds")
 CLASSES = 10
 SIZE = 8
 

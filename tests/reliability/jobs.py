@@ -18,7 +18,14 @@ from vitaos.metrics_reader import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0
-TIMES = ("images_per_s", "train_seconds", "epoch_seconds")  # what two equal runs may differ in
+TIMES = (
+    "images_per_s",
+    "tflops",
+    "mfu",
+    "memory_gb",
+    "train_seconds",
+    "epoch_seconds",
+)  # what two equal runs may differ in
 
 
 def wait_for(path: Path, patience_s: float = PATIENCE_S) -> Path:

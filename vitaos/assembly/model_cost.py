@@ -7,11 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitaos.assembly.builders import build_model
 from vitaos.assembly.stored_config import restore
+from vitaos.config import TrainConfig
 from vitaos.study.budget import ModelCost
 from vitaos.study.run_files import read_config
 from vitaos.study.runs import Run
 
-__all__ = ["ModelCosts"]
+__all__ = ["ModelCosts", "forward_flops"]
 
 _DEEPEST: Final = 1_000
 _WIDEST: Final = 20_000
@@ -49,6 +50,18 @@ def _count(run: Run) -> ModelCost | None:
         or any(isinstance(size, int) and size > _WIDEST for size in sizes)
     ):
         return None
+    return _count_model(config, classes)
+
+
+def forward_flops(config: TrainConfig, classes: int) -> int | None:
+    """Operations of a forward pass of one image; None for a model that cannot be built or run without values."""
+    try:
+        return _count_model(config, classes).flops
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def _count_model(config: TrainConfig, classes: int) -> ModelCost:
     with torch.device("meta"), torch.no_grad():
         model = build_model(config, classes).eval().requires_grad_(False)
         counter = FlopCounterMode(display=False)

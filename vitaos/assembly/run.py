@@ -66,10 +66,13 @@ def train(config: TrainConfig) -> Run:
             preemption=preemption,
             checkpoints=outputs.checkpoints,
             sinks=outputs.sinks,
+            throughput=session.build_throughput(config, world, loaders.num_classes),
             identity=session.checkpoint_metadata(config, loaders, world, teacher),
             teacher=teacher,
         )
         builders.plan_ahead(loaders.train, trainer.transform, world.device)
         if found is not None:
             start.load_state(trainer, found, world)
+        if config.profile:
+            stack.enter_context(session.watch(trainer, outputs))
         return Run(session.fit(trainer, world, outputs), folder)

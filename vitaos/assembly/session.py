@@ -1,7 +1,8 @@
 """One start of a run: what it records and logs, and how it ends."""
 
 import os
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -10,12 +11,15 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vitaos.assembly import builders, fingerprint
+from vitaos.assembly.model_cost import forward_flops
 from vitaos.checkpoint.resume import FORMAT, ResumePoint
 from vitaos.checkpoint.store import Checkpoints
 from vitaos.config import TrainConfig, enabled_techniques
 from vitaos.data import Loaders
 from vitaos.data.fingerprint import classes_digest
 from vitaos.engine.distillation import Teacher
+from vitaos.engine.profiling import StepProfiler
+from vitaos.engine.throughput import Throughput, throughput
 from vitaos.engine.trainer import Outcome, Trainer
 from vitaos.engine.update import NonFiniteError
 from vitaos.outputs.environment import append_session, describe_session, versions
@@ -132,6 +136,29 @@ def checkpoint_metadata(
         "data": loaders.fingerprint,
         "versions": versions(seed=config.seed, world_size=world.size),
     }
+
+
+def build_throughput(config: TrainConfig, world: World, num_classes: int) -> Throughput | None:
+    """What the line of an epoch says of the machine; only the main rank writes lines."""
+    if not world.is_main:
+        return None
+    return throughput(world.device, processes=world.size, forward_flops=forward_flops(config, num_classes))
+
+
+@contextmanager
+def watch(trainer: Trainer, outputs: Outputs) -> Iterator[None]:
+    """Let the profiler watch three steps of this start on the main rank; it writes into the run folder."""
+    if not trainer.world.is_main:
+        yield
+        return
+    steps = trainer.last_step - trainer.progress.step
+    folder = outputs.folder.path / "profile"
+    profiler = StepProfiler(folder, trainer.world.device, steps=steps, report=outputs.log)
+    trainer.watch(profiler)
+    try:
+        yield
+    finally:
+        profiler.close()
 
 
 def fit(trainer: Trainer, world: World, outputs: Outputs) -> int:

@@ -14,6 +14,7 @@ from vitaos.engine.loss import build_loss
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader, TrainTransform
 from vitaos.engine.settings import Settings
+from vitaos.engine.throughput import Throughput
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World
 
@@ -30,6 +31,7 @@ def build_trainer(
     preemption: Preemption | None = None,
     checkpoints: Checkpoints | None = None,
     sinks: Sequence[Sink] = (),
+    throughput: Throughput | None = None,
     identity: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     teacher: Teacher | None = None,
@@ -42,8 +44,8 @@ def build_trainer(
         loader: this rank's micro-batches, of `num_classes` classes.
         world: the processes.
         num_classes: classes of the data, which mixup and CutMix mix.
-        evaluate, observe, preemption, checkpoints, sinks, identity: as :class:`vitaos.engine.trainer.Trainer` takes
-            them.
+        evaluate, observe, preemption, checkpoints, sinks, throughput, identity: as
+            :class:`vitaos.engine.trainer.Trainer` takes them.
         settings: by default the configuration's.
         teacher: whom the model learns from, for ``recipe.distillation``.
 
@@ -73,6 +75,7 @@ def build_trainer(
         preemption=preemption,
         checkpoints=checkpoints,
         sinks=sinks,
+        throughput=throughput,
         identity=identity,
         frozen=frozen_modules(model, config.recipe.freeze),
     )

@@ -62,6 +62,12 @@ class TrainConfig:
         "stop", "a loss or gradient that is not finite: stop the run, or leave the batch out", choices=("stop", "skip")
     )
     evaluate_every: int = key(1, "epochs between two evaluations; the last epoch always has one", low=1, high=MANY)
+    profile: bool = key(
+        False,
+        "watch three steps with torch's profiler: a trace and a table by phase in the run folder",
+        mark=LOCAL,
+        added=True,
+    )
     log_every: int = key(50, "steps between two lines on the screen", low=1, high=EVER, mark=LOCAL)
     out: str = key("runs", "folder of the run folders", is_path=True, mark=LOCAL)
     name: str | None = key(

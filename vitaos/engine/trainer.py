@@ -19,6 +19,7 @@ from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
 from vitaos.engine.precision import LossScale, Precision
+from vitaos.engine.profiling import StepProfiler
 from vitaos.engine.progress import Progress, Sums
 from vitaos.engine.protocols import (
     Checkpoints,
@@ -34,6 +35,7 @@ from vitaos.engine.protocols import (
 from vitaos.engine.settings import Outcome, Settings
 from vitaos.engine.state import load_state, state_of
 from vitaos.engine.statistics import RunningStatistics
+from vitaos.engine.throughput import Throughput
 from vitaos.engine.update import Guard, NonFiniteError, Update
 from vitaos.engine.wrap import gradient_exchange, prepare_network, seed_torch
 from vitaos.runtime.world import PendingFlag, World
@@ -62,6 +64,7 @@ class Trainer:
         observe: further measurements of the raw model for the line of an epoch, made on all ranks.
         training_pass: the part of the model's techniques in a training step, or None.
         frozen: modules that are not trained: in evaluation mode also while the others are in training mode.
+        throughput: what the line of an epoch says of the machine, or None.
         identity: what a checkpoint holds beside the state (`format`, `config`, `versions`).
     """
 
@@ -84,6 +87,7 @@ class Trainer:
         sinks: Sequence[Sink] = (),
         observe: Observe | None = None,
         training_pass: TrainingPass | None = None,
+        throughput: Throughput | None = None,
         identity: Mapping[str, Any] | None = None,
         frozen: Sequence[nn.Module] = (),
     ) -> None:
@@ -95,6 +99,8 @@ class Trainer:
         self.frozen = frozen
         self.preemption, self.observe, self.identity = preemption, observe, dict(identity or {})
         self.training_pass = training_pass
+        self.throughput = throughput
+        self.profiler: StepProfiler | None = None
 
         self.loss_scale = LossScale(world.device) if precision.scales_loss else None
         self.guard = Guard(settings.nonfinite, world.device)
@@ -130,6 +136,10 @@ class Trainer:
         self._ddp_is_warm = self.network is model
         self._leave_flag: PendingFlag | None = None
         self._skipped_before = 0
+
+    def watch(self, profiler: StepProfiler) -> None:
+        """Let a profiler watch the steps to come."""
+        self.profiler = profiler
 
     # The loop.
 
@@ -180,12 +190,18 @@ class Trainer:
         if progress.step >= end:
             return True
         batches = self.loader.epoch(progress.epoch, progress.step_in_epoch)
+        if self.profiler is not None:
+            batches = self.profiler.during("data", batches)
         self.network.train()
         for module in self.frozen:
             module.eval()
         self.meter.start()
         while progress.step < end:
+            if self.profiler is not None:
+                self.profiler.begin_step()
             self._train_step(batches)
+            if self.profiler is not None:
+                self.profiler.end_step()
             progress.step += 1
             self._report()
             if progress.step % settings.log_every == 0:
@@ -213,11 +229,15 @@ class Trainer:
             if terms is not None and added is not None:
                 terms += added
         assert part == parts - 1, f"the loader ended within global step {step}"
-        decision = self.update.apply(self.model, step, self.schedule(step))
-        self.sums.add(share, decision.norm, decision.skip_step, terms)
-        if self.settings.nonfinite == "skip":
-            self.sums.skipped += decision.nonfinite
-        self.update.zero_grad()
+        with self._phase("update"):
+            decision = self.update.apply(self.model, step, self.schedule(step))
+            self.sums.add(share, decision.norm, decision.skip_step, terms)
+            if self.settings.nonfinite == "skip":
+                self.sums.skipped += decision.nonfinite
+            self.update.zero_grad()
+
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.profiler is None else self.profiler.phase(name)
 
     def _forward_backward(self, batch: Batch, part: int) -> tuple[Tensor, Tensor | None]:
         """Add a micro-batch's gradient to the step's.
@@ -227,18 +247,21 @@ class Trainer:
             if any.
         """
         settings, device, step = self.settings, self.world.device, self.progress.step
-        images, targets = self.transform(batch.on(device), epoch=self.progress.epoch, step=step)
-        if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        with self._phase("augment"):
+            images, targets = self.transform(batch.on(device), epoch=self.progress.epoch, step=step)
+            if settings.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
         seed_torch(derive_seed(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)
         last = part == settings.accumulate - 1
         with gradient_exchange(self.network, last=last), self._pass_of_step(step) as losses:
-            with self.precision.autocast():
-                logits = self.network(images)
-            loss: Tensor = self.loss(logits, targets)
-            terms = [losses.get(name, torch.zeros_like(loss)) for name in self.sums.term_names]
-            whole = sum(terms, loss)
-            whole.backward(self.update.loss_gradient(whole, 1.0 / settings.accumulate))
+            with self._phase("forward"):
+                with self.precision.autocast():
+                    logits = self.network(images)
+                loss: Tensor = self.loss(logits, targets)
+                terms = [losses.get(name, torch.zeros_like(loss)) for name in self.sums.term_names]
+                whole = sum(terms, loss)
+            with self._phase("backward"):
+                whole.backward(self.update.loss_gradient(whole, 1.0 / settings.accumulate))
         parts = settings.accumulate * self.world.size
         return loss.detach() / parts, torch.stack(terms).detach() / parts if terms else None
 
@@ -267,6 +290,7 @@ class Trainer:
         improved = progress.note_top1(max(line.get("val_top1", -1.0), line.get("ema_top1", -1.0)))
         images = progress.step_in_epoch * progress.global_batch
         line["images_per_s"] = images / max(progress.epoch_seconds, 1e-9)
+        line |= self.throughput(line["images_per_s"]) if self.throughput is not None else {}
         line["train_seconds"] = progress.train_seconds
         line["skipped_steps"] = int(self.sums.skipped)
         for sink in self.sinks:

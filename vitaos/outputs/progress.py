@@ -40,7 +40,7 @@ class ProgressDisplay:
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """The line of an epoch, or of the part of one that a run ends with: its losses and accuracies."""
-        keys = ("train_loss", "val_top1", "val_top5", "val_loss", "ema_top1", "images_per_s")
+        keys = ("train_loss", "val_top1", "val_top5", "val_loss", "ema_top1", "images_per_s", "mfu", "memory_gb")
         text = "  ".join(_format(key, line[key]) for key in keys if line.get(key) is not None)
         self.message(f"epoch {int(line['epoch']) + 1} {self._how_far(line)}  {text}")
 
@@ -97,4 +97,8 @@ def _format(key: str, value: Any) -> str:
         return f"lr {value:.2e}"
     if key == "images_per_s":
         return f"{value:,.0f} images/s"
+    if key == "mfu":
+        return f"MFU {100 * value:.1f}%"
+    if key == "memory_gb":
+        return f"{value:.2f} GB"
     return f"{key} {value:.2f}" if "top" in key else f"{key} {value:.4f}"
