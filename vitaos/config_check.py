@@ -21,6 +21,7 @@ from vitaos.config import (
     section_of,
     technique_flags,
 )
+from vitaos.config.recipe_check import check_recipe
 from vitaos.suggest import did_you_mean
 
 _ADAMW_LIKE: Final = ("adamw", "apex_adam", "apex_lamb")
@@ -122,6 +123,9 @@ def _check_shapes(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> 
             raise ConfigError(f"{key}={value}: expected a mapping of keys to values, as {key}.KEY=VALUE sets one")
         if isinstance(value, Mapping) and list in [get_origin(part) for part in (kind, *get_args(kind))]:
             raise ConfigError(f"{key}={value}: expected a list, as {key}=[A,B]")
+        is_nested = get_origin(kind) is list and get_origin(get_args(kind)[0]) is list
+        if is_nested and isinstance(value, list) and not all(isinstance(item, list) for item in value):
+            raise ConfigError(f"{key}={value}: expected a list of lists, as {key}=[[A,B],[C,D]]")
         if section and isinstance(value, Mapping):
             _check_shapes(value, section, f"{key}.")
 
@@ -241,43 +245,8 @@ def _check_pairs(config: TrainConfig) -> None:
         )
     if recipe.three_augment and recipe.randaugment:
         raise ConfigError("recipe.three_augment=true with recipe.randaugment: choose one; set recipe.randaugment=null")
-    if recipe.decay_milestones != sorted(set(recipe.decay_milestones)):
-        raise ConfigError(f"recipe.decay_milestones={recipe.decay_milestones}: epochs in rising order")
-    _check_distillation(config)
-    _check_views(config)
+    check_recipe(config)
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError(
             "precision=fp16 with device=cpu: loss scaling is for CUDA; use precision=bf16 or fp32 on the CPU"
         )
-
-
-def _check_distillation(config: TrainConfig) -> None:
-    kind, teacher = config.recipe.distillation, config.teacher
-    if kind != "none" and not teacher.source:
-        raise ConfigError(
-            f"recipe.distillation={kind} without a teacher: add teacher.source=FILE, a run or exported folder, "
-            "hf-hub:OWNER/NAME, or a name of timm's weights (regnety_160.deit_in1k)"
-        )
-    if kind == "none" and (teacher.source or teacher.model):
-        raise ConfigError(
-            f"teacher.source={teacher.source}: nothing is learned from it; add recipe.distillation=hard or soft"
-        )
-
-
-def _check_views(config: TrainConfig) -> None:
-    """AutoAugment, AugMix and its loss are timm's: they work on PIL images."""
-    recipe = config.recipe
-    if recipe.auto_augment and (config.augment != "timm" or recipe.randaugment):
-        raise ConfigError(
-            f"recipe.auto_augment={recipe.auto_augment}: it needs augment=timm (class folders) and "
-            "recipe.randaugment=null"
-        )
-    if recipe.loss == "jsd" and (config.augment != "timm" or recipe.mixup or recipe.cutmix or recipe.erasing):
-        raise ConfigError(
-            "recipe.loss=jsd compares views of one image whose first is clean: it needs augment=timm, "
-            "recipe.auto_augment=augmix-m3, recipe.mixup=0, recipe.cutmix=0 and recipe.erasing=0"
-        )
-    if recipe.loss == "jsd" and not (recipe.auto_augment or recipe.randaugment):
-        raise ConfigError("recipe.loss=jsd without recipe.auto_augment=augmix-m3: all views would be alike")
-    if recipe.loss == "jsd" and recipe.distillation != "none":
-        raise ConfigError("recipe.loss=jsd with recipe.distillation: a teacher has no part in it; choose one")

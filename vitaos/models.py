@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import timm
+import torch
 from timm.layers import trunc_normal_, use_fused_attn
 from timm.models.swin_transformer import WindowAttention
 from torch import nn
@@ -47,6 +48,18 @@ def regularization_keywords(drop_path: float = 0.0, pos_drop: float = 0.0, proj_
     """
     rates = {"drop_path": drop_path, "pos_drop": pos_drop, "proj_drop": proj_drop}
     return {_REGULARIZATION[name]: rate for name, rate in rates.items() if rate}
+
+
+def any_size_keywords(name: str) -> dict[str, Any]:
+    """Keywords with which a backbone takes images of other sizes than its own: positions are interpolated as images
+    come, parameters keep their size. None for networks that need none, or that cannot (CaiT)."""
+    keywords: dict[str, Any] = {"dynamic_img_size": True}
+    try:
+        with torch.device("meta"):
+            create_model(name, **keywords)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return {}
+    return keywords
 
 
 def create_model(

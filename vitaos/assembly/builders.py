@@ -22,16 +22,17 @@ from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings
+from vitaos.data.sizes import TransformBySize
 from vitaos.engine import optim
 from vitaos.engine import schedule as schedules
 from vitaos.engine.drop_path import spread_drop_path
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import evaluate
 from vitaos.engine.precision import build_precision
-from vitaos.engine.protocols import Evaluate, Observe, Schedule
+from vitaos.engine.protocols import Evaluate, Observe, Schedule, TrainTransform
 from vitaos.engine.settings import Settings
 from vitaos.engine.timm_schedule import Decay
-from vitaos.models import create_model, regularization_keywords
+from vitaos.models import any_size_keywords, create_model, regularization_keywords
 from vitaos.runtime.world import World
 
 
@@ -51,6 +52,7 @@ def build_loaders(config: TrainConfig, world: World) -> Loaders:
         repeats=recipe.repeats,
         crop=CropSettings(_pair(recipe.crop_scale), _pair(recipe.crop_ratio)),
         timm=build_augment_settings(config) if config.augment == "timm" else None,
+        sizes=recipe.img_size_schedule,
         expected_classes=data.num_classes,
     )
 
@@ -97,6 +99,7 @@ def build_model(
         if recipe is None
         else regularization_keywords(drop_path=recipe.drop_path, pos_drop=recipe.pos_drop, proj_drop=recipe.proj_drop)
     )
+    any_size = any_size_keywords(config.model.name) if recipe is not None and recipe.img_size_schedule else {}
     torch.manual_seed(getattr(config, "seed", 0))
     model = create_model(
         config.model.name,
@@ -104,7 +107,7 @@ def build_model(
         img_size=img_size or config.data.img_size,
         depth=config.depth,
         skip_gain=config.skip_gain,
-        **regularization | config.model.keywords,
+        **regularization | any_size | config.model.keywords,
         **enabled_techniques(config),
     )
     if recipe is not None:
@@ -135,20 +138,25 @@ def build_augment_settings(config: TrainConfig) -> AugmentSettings:
     )
 
 
-def build_train_transform(config: TrainConfig, num_classes: int) -> DeviceAugment | MixOnly:
+def build_train_transform(config: TrainConfig, num_classes: int) -> TrainTransform:
     """What happens to a training batch on the device."""
     recipe = config.recipe
     mix = MixSettings(recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch)
     if config.augment == "timm":
         return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)
-    return DeviceAugment(
-        build_augment_settings(config),
-        mix,
-        img_size=config.data.img_size,
-        num_classes=num_classes,
-        seed=config.seed,
-        channels_last=config.channels_last,
-    )
+    sizes = {size for _, size in recipe.img_size_schedule} or {config.data.img_size}
+    by_size = {
+        size: DeviceAugment(
+            build_augment_settings(config),
+            mix,
+            img_size=size,
+            num_classes=num_classes,
+            seed=config.seed,
+            channels_last=config.channels_last,
+        )
+        for size in sizes
+    }
+    return TransformBySize(by_size) if len(by_size) > 1 else by_size[config.data.img_size]
 
 
 def plan_ahead(loader: datasets.TrainLoader, transform: object, device: torch.device) -> None:
@@ -278,8 +286,11 @@ def _monitored_images(config: TrainConfig, images_per_epoch: int) -> int:
 
 def build_settings(config: TrainConfig) -> Settings:
     """The trainer's settings."""
-    names = {field.name for field in dataclasses.fields(Settings)} - {"clip"}
-    return Settings(clip=config.recipe.clip, **{name: getattr(config, name) for name in names})
+    names = {field.name for field in dataclasses.fields(Settings)} - {"clip", "static_shapes"}
+    several_sizes = len({size for _, size in config.recipe.img_size_schedule}) > 1
+    return Settings(
+        clip=config.recipe.clip, static_shapes=several_sizes, **{name: getattr(config, name) for name in names}
+    )
 
 
 def _data_source(data: DataConfig) -> DataSource:

@@ -73,6 +73,19 @@ def _try_model(config: TrainConfig, classes: int, device: str) -> None:
         if config.recipe.distillation != "none":
             choose_token(model, config.recipe.distillation_token)
         model(torch.empty(1, 3, size, size))
+        _try_other_sizes(config, model)
+
+
+def _try_other_sizes(config: TrainConfig, model: nn.Module) -> None:
+    for size in sorted({size for _, size in config.recipe.img_size_schedule}):
+        try:
+            model(torch.empty(1, 3, size, size))
+        except (*_TIMM_SAYS_NO, RuntimeError) as error:
+            raise ValueError(
+                f"recipe.img_size_schedule with {size} pixels: {config.model.name} takes images of "
+                f"{config.data.img_size} alone, since timm interpolates its positions for no other size; ViT, Swin and "
+                f"networks of convolutions take several ({str(error).partition(chr(10))[0]})"
+            ) from error
 
 
 def _described(config: TrainConfig) -> str:

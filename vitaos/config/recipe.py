@@ -132,6 +132,12 @@ class RecipeConfig:
     crop_ratio: list[float] = key(
         [3 / 4, 4 / 3], "least and largest width / height of a crop", low=0.01, high=100, count=2
     )
+    img_size_schedule: list[list[int]] = key(
+        [],
+        "side of the training images by epoch, as [[0,128],[100,160],[200,224]]: (first epoch, pixels), the last as "
+        "data.img_size, which is also evaluated; none: data.img_size throughout",
+        added=True,
+    )
     hflip: float = key(0.5, "probability of a mirror image", low=0, high=1)
     randaugment: str | None = key(None, "RandAugment in timm's notation, as rand-m9-mstd0.5-inc1; null: none")
     three_augment: bool = key(False, "gray, solarize or blur (DeiT III) in place of RandAugment")

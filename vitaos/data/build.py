@@ -1,7 +1,7 @@
 """From plain settings to loaders: the one place that knows every kind of data."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.scan import scan_folder
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
+from vitaos.data.sizes import SizedTrainLoader, Sizes
 from vitaos.data.splits import DataSource, check_choice, check_classes, resolve_paths
 from vitaos.runtime.processes import usable_cores
 
@@ -130,6 +131,7 @@ def build_loaders(
     repeats: int = 1,
     crop: CropSettings = CropSettings(),  # noqa: B008  # frozen
     timm: AugmentSettings | None = None,
+    sizes: Sizes = (),
     expected_classes: int | None = None,
 ) -> Loaders:
     """Build the training and evaluation loaders of a run.
@@ -148,6 +150,7 @@ def build_loaders(
         crop: the random resized crop of training.
         timm: for class folders: workers run timm's CPU transforms with these settings and hand out normalized float32.
             None: uint8 crops, and the rest of the recipe runs on the device.
+        sizes: side of the training images by epoch, (first epoch, pixels) pairs; none: `read.img_size` throughout.
         expected_classes: refuse data with another number of classes.
 
     Raises:
@@ -170,24 +173,25 @@ def build_loaders(
     def order(num_images: int) -> TrainOrder:
         return TrainOrder(num_images, batch_size, accumulate, rank, world, seed, repeats)
 
-    train: TrainLoader
+    make: Callable[[int], TrainLoader]
     if engine == "ffcv":
         from vitaos.data.ffcv.loader import FfcvTrainLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
         beton = open_beton(train_path, in_memory=read.in_memory, prepare=source.prepare)
         class_names = beton.class_names
-        train = FfcvTrainLoader(
-            beton, order(len(beton)), crop, img_size=read.img_size, resize=read.resize, workers=workers,
+        make = lambda size: FfcvTrainLoader(  # noqa: E731
+            beton, order(len(beton)), crop, img_size=size, resize=read.resize, workers=workers,
             prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=read.on_bad or "skip",
         )  # fmt: skip
     else:
         folder = scan_folder(train_path, on_bad=read.on_bad or "fail", prepare=source.prepare)
         class_names = folder.class_names
-        train = FolderTrainLoader(
-            folder, order(len(folder)), crop, img_size=read.img_size, resize=read.resize, timm=timm,
+        make = lambda size: FolderTrainLoader(  # noqa: E731
+            folder, order(len(folder)), crop, img_size=size, resize=read.resize, timm=timm,
             workers=workers, pin_memory=read.pin_memory, on_bad=read.on_bad or "fail",
         )  # fmt: skip
+    train = SizedTrainLoader(make, sizes) if sizes else make(read.img_size)
     check_classes(class_names, val.class_names, expected_classes, train_path, val_path)
     return Loaders(train, val, class_names)
 

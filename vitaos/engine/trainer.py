@@ -121,6 +121,7 @@ class Trainer:
             model,
             world,
             compile=settings.compile,
+            static_shapes=settings.static_shapes,
             channels_last=settings.channels_last,
             checkpoint_gradients=settings.checkpoint_gradients,
         )

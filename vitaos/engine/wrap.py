@@ -28,6 +28,7 @@ def prepare_network(
     world: World,
     *,
     compile: bool = False,  # noqa: A002 - the word of the command line
+    static_shapes: bool = False,
     channels_last: bool = False,
     checkpoint_gradients: bool = False,
 ) -> nn.Module:
@@ -53,7 +54,7 @@ def prepare_network(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile:
-        model.compile()
+        model.compile(dynamic=False if static_shapes else None)
     if world.size == 1 and not dist.is_initialized():
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None

@@ -1,0 +1,69 @@
+"""Pairs of keys of a recipe that cannot be together."""
+
+from itertools import pairwise
+
+from vitaos.config.commands import TrainConfig
+from vitaos.config.keys import ConfigError
+
+
+def check_recipe(config: TrainConfig) -> None:
+    """Refuse a recipe of which one key makes another impossible.
+
+    Raises:
+        ConfigError: naming the keys and what would be right.
+    """
+    milestones = config.recipe.decay_milestones
+    if milestones != sorted(set(milestones)):
+        raise ConfigError(f"recipe.decay_milestones={milestones}: epochs in rising order")
+    _check_distillation(config)
+    _check_views(config)
+    _check_sizes(config)
+
+
+def _check_distillation(config: TrainConfig) -> None:
+    kind, teacher = config.recipe.distillation, config.teacher
+    if kind != "none" and not teacher.source:
+        raise ConfigError(
+            f"recipe.distillation={kind} without a teacher: add teacher.source=FILE, a run or exported folder, "
+            "hf-hub:OWNER/NAME, or a name of timm's weights (regnety_160.deit_in1k)"
+        )
+    if kind == "none" and (teacher.source or teacher.model):
+        raise ConfigError(
+            f"teacher.source={teacher.source}: nothing is learned from it; add recipe.distillation=hard or soft"
+        )
+
+
+def _check_views(config: TrainConfig) -> None:
+    """AutoAugment, AugMix and its loss are timm's: they work on PIL images."""
+    recipe = config.recipe
+    if recipe.auto_augment and (config.augment != "timm" or recipe.randaugment):
+        raise ConfigError(
+            f"recipe.auto_augment={recipe.auto_augment}: it needs augment=timm (class folders) and "
+            "recipe.randaugment=null"
+        )
+    if recipe.loss == "jsd" and (config.augment != "timm" or recipe.mixup or recipe.cutmix or recipe.erasing):
+        raise ConfigError(
+            "recipe.loss=jsd compares views of one image whose first is clean: it needs augment=timm, "
+            "recipe.auto_augment=augmix-m3, recipe.mixup=0, recipe.cutmix=0 and recipe.erasing=0"
+        )
+    if recipe.loss == "jsd" and not (recipe.auto_augment or recipe.randaugment):
+        raise ConfigError("recipe.loss=jsd without recipe.auto_augment=augmix-m3: all views would be alike")
+    if recipe.loss == "jsd" and recipe.distillation != "none":
+        raise ConfigError("recipe.loss=jsd with recipe.distillation: a teacher has no part in it; choose one")
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    sizes = config.recipe.img_size_schedule
+    if not sizes:
+        return
+    pairs = all(len(pair) == 2 and 1 <= pair[1] <= 2**14 for pair in sizes)
+    if not pairs or sizes[0][0] != 0 or any(before[0] >= later[0] for before, later in pairwise(sizes)):
+        raise ConfigError(
+            f"recipe.img_size_schedule={sizes}: pairs of first epoch and pixels are expected, epochs rising from 0, as "
+            "[[0,128],[100,160],[200,224]]"
+        )
+    if sizes[-1][1] != config.data.img_size:
+        raise ConfigError(
+            f"recipe.img_size_schedule={sizes} ends at {sizes[-1][1]} pixels: it must end at "
+            f"data.img_size={config.data.img_size}, which the model is built for and evaluated at"
+        )
