@@ -6,6 +6,7 @@ tokens      what token merging saves in the two, by the number of tokens that me
 loader      how fast images arrive, by loader and number of workers
 augment     the batched augmentation on the device against timm's on the CPU
 end_to_end  a training run's rate against that of its loader alone and of its steps alone
+contention  how much a loader slows the thread that trains, by number of threads
 """
 
 import importlib
@@ -21,6 +22,7 @@ COMMANDS: Final = {
     "loader": "scripts.benchmarks.loader_command",
     "augment": "scripts.benchmarks.augment_command",
     "end_to_end": "scripts.benchmarks.end_to_end_command",
+    "contention": "scripts.benchmarks.contention_command",
 }
 
 

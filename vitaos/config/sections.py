@@ -49,6 +49,14 @@ class DataConfig:
         "an image that cannot be read: stop, or leave it out and log it; null: skip for training from FFCV, else fail",
         choices=(None, "fail", "skip"),
     )
+    decode_in: str = key(
+        "auto",
+        "where FFCV's training images are decoded: threads of the training process, or of a process beside it, which "
+        "leaves the interpreter to the training; auto: the latter on a GPU",
+        choices=("auto", "threads", "process"),
+        mark=LOCAL,
+        added=True,
+    )
     in_memory: bool = key(False, "read an FFCV file into memory instead of mapping it", mark=LOCAL)
     prepare: str = key("", "how the data is made, told where it is missing", mark=LOCAL)
 

@@ -96,6 +96,7 @@ class ReadSettings:
         prefetch: ffcv: batches made ahead of the one in use.
         in_memory: ffcv: read the betons into memory instead of mapping the files.
         pin_memory: hand out page-locked memory (needs CUDA).
+        own_process: ffcv: the threads that train from it work in a process of their own, beside this interpreter.
         on_bad: an image that will not decode: ``fail`` or ``skip`` (counted, reported, replaced by the next good one;
             more than a thousandth of a dataset stops the run). Default: ``skip`` where ffcv trains, whose images were
             checked when written, else ``fail``: in evaluation a replaced image would be another image's score.
@@ -110,6 +111,7 @@ class ReadSettings:
     prefetch: int = 2
     in_memory: bool = False
     pin_memory: bool = False
+    own_process: bool = False
     on_bad: OnBad | None = None
 
     def __post_init__(self) -> None:
@@ -178,11 +180,14 @@ def build_loaders(
         from vitaos.data.ffcv.loader import FfcvTrainLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
-        beton = open_beton(train_path, in_memory=read.in_memory, prepare=source.prepare)
+        # Where another process decodes, that one reads it into memory.
+        in_memory = read.in_memory and not read.own_process
+        beton = open_beton(train_path, in_memory=in_memory, prepare=source.prepare)
         class_names = beton.class_names
         make = lambda size: FfcvTrainLoader(  # noqa: E731
             beton, order(len(beton)), crop, img_size=size, resize=read.resize, workers=workers,
             prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=read.on_bad or "skip",
+            own_process=read.own_process, in_memory=read.in_memory,
         )  # fmt: skip
     else:
         folder = scan_folder(train_path, on_bad=read.on_bad or "fail", prepare=source.prepare)

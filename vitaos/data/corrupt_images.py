@@ -57,6 +57,11 @@ class CorruptImages:
         marks: list[int] = np.flatnonzero(np.frombuffer(memoryview(self._bad), dtype=np.uint8)).tolist()
         return marks
 
+    def mark(self, indices: list[int]) -> None:
+        """Take over what another process has found, and reported."""
+        for index in indices:
+            self._bad[index] = 1
+
     def decode(self, index: int, decode: Callable[[int], Decoded]) -> tuple[int, Decoded]:
         """Decode image ``index``, or the next good one after it when images are skipped.
 

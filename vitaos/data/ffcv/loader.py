@@ -1,175 +1,22 @@
-"""Loaders over betons: a pool of threads, fresh memory for every batch, and errors that arrive.
-
-Every batch is split into pieces that the threads of a pool make; a bounded number of batches is in flight at a time. A
-thread's exception is raised where the batch is consumed. Nothing here draws random numbers: what a batch holds
-follows from its request, so the number of threads and the history of the loader make no difference.
+"""Loaders over betons, for training and evaluation; the batches are made in :mod:`batch_pool`, by threads of this
+process, or in :mod:`process_pool`, by threads of another.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import pairwise
-from typing import Final, NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vitaos.batch import Batch
-from vitaos.data.batches import Announce, BatchRequest, evaluation_requests, training_requests
-from vitaos.data.corrupt_images import CorruptImageError, CorruptImages, OnBad
-from vitaos.data.crops import CropSettings, training_crops
+from vitaos.data.batches import Announce, evaluation_requests, training_requests
+from vitaos.data.corrupt_images import OnBad
+from vitaos.data.crops import CropSettings
+from vitaos.data.ffcv.batch_pool import BatchPool
+from vitaos.data.ffcv.process_messages import PoolOptions
+from vitaos.data.ffcv.process_pool import ProcessPool
 from vitaos.data.ffcv.reader import Beton
 from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
-from vitaos.data.resize import RESIZERS, Resize, crop_and_resize, empty_batch, resize_and_center_crop
-
-PIECES_PER_WORKER = 4
-"""Pieces of a batch for each thread: enough that a slow image does not leave the others idle."""
-
-
-_NOTHING: Final = np.empty((0, 0, 3), dtype=np.uint8)
-
-
-class _Memory(NamedTuple):
-    """Where a batch is made.
-
-    Attributes:
-        images: (B, 3, S, S) uint8.
-        views: the same memory as (B, S, S, 3), for the threads.
-        targets: (B,) int64.
-    """
-
-    images: Tensor
-    views: NDArray[np.uint8]
-    targets: NDArray[np.int64]
-
-
-class _InFlight(NamedTuple):
-    """A batch that is being made."""
-
-    request: BatchRequest
-    memory: _Memory
-    pieces: list[Future[None]]
-
-
-class BatchPool:
-    """Makes batches of a beton in threads, a bounded number ahead of their use.
-
-    Args:
-        beton: the images.
-        img_size: side of the square output.
-        resize: ``bicubic`` or ``area``.
-        workers: threads; one for 0.
-        prefetch: batches made ahead of the one in use.
-        pin_memory: hand out page-locked memory.
-        on_bad: what to do with a record that will not decode.
-        crop: the random resized crop of training; None for evaluation.
-        seed: of the draws of the crop.
-        eval_resize: shorter side before the center crop; evaluation only.
-    """
-
-    def __init__(
-        self, beton: Beton, *, img_size: int, resize: Resize, workers: int, prefetch: int, pin_memory: bool,
-        on_bad: OnBad, crop: CropSettings | None = None, seed: int = 0, eval_resize: int = 0,
-    ) -> None:  # fmt: skip
-        self._beton = beton
-        self._img_size = img_size
-        self._resize = beton.area if resize == "area" else RESIZERS[resize]
-        self._workers = max(1, workers)
-        self._prefetch = prefetch
-        self._pin_memory = pin_memory
-        self._crop = crop
-        self._seed = seed
-        self._eval_resize = eval_resize
-        self.bad = CorruptImages(len(beton), on_bad, str(beton.path), evaluation=crop is None)
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self._workers, thread_name_prefix="vitaos-loader")
-
-    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
-        """The requested batches, in order.
-
-        Raises:
-            CorruptImageError: under ``on_bad=fail`` for a record that does not decode; when too many do not.
-            RuntimeError: when a thread failed for another reason; names the record.
-        """
-        if self._pool is None:
-            raise ValueError("this loader is closed")
-        in_flight: deque[_InFlight] = deque()
-        try:
-            for request in requests:
-                in_flight.append(self._start(self._pool, request))
-                if len(in_flight) > self._prefetch:
-                    yield _finished(in_flight.popleft())
-            while in_flight:
-                yield _finished(in_flight.popleft())
-        finally:
-            left = [piece for batch in in_flight for piece in batch.pieces]
-            for piece in left:
-                piece.cancel()
-            wait(left)
-
-    def close(self) -> None:
-        """End the threads; pieces not yet begun are dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-    def _start(self, pool: ThreadPoolExecutor, request: BatchRequest) -> _InFlight:
-        count = len(request.indices)
-        images_B3SS, views_BSS3 = empty_batch(count, self._img_size, pin_memory=self._pin_memory)
-        targets_B = torch.empty(count, dtype=torch.int64, pin_memory=self._pin_memory).numpy()
-        memory = _Memory(images_B3SS, views_BSS3, targets_B)
-        boxes_B4 = self._boxes(request, request.indices, slice(None))
-        # Repeats of an image follow each other; a piece ends where the image changes, so each is decoded once.
-        groups = np.flatnonzero(np.diff(request.indices, prepend=-1))
-        step = max(1, len(groups) // (self._workers * PIECES_PER_WORKER))
-        bounds = [*groups[::step].tolist(), count]
-        pieces = [
-            pool.submit(self._make, request, memory, boxes_B4, range(start, end)) for start, end in pairwise(bounds)
-        ]
-        return _InFlight(request, memory, pieces)
-
-    def _boxes(self, request: BatchRequest, indices: NDArray[np.int64], places: slice) -> NDArray[np.int64] | None:
-        """Crop boxes of the batch's places when they show the images ``indices``."""
-        if request.epoch is None or self._crop is None:
-            return None
-        heights, widths = self._beton.heights[indices], self._beton.widths[indices]
-        return training_crops(
-            self._crop, request.positions[places], heights, widths, seed=self._seed, epoch=request.epoch
-        )
-
-    def _make(self, request: BatchRequest, memory: _Memory, boxes_B4: NDArray[np.int64] | None, places: range) -> None:
-        """Fill some places of a batch; runs in a thread."""
-        last, found, image_HW3 = -1, -1, _NOTHING
-        for place in places:
-            index = int(request.indices[place])
-            try:
-                if index != last:
-                    found, image_HW3 = self.bad.decode(index, self._beton.image)
-                    last = index
-                memory.targets[place] = self._beton.targets[found]
-                out_SS3 = memory.views[place]
-                if boxes_B4 is None:
-                    resize_and_center_crop(image_HW3, self._eval_resize, out_SS3, self._resize)
-                    continue
-                box = boxes_B4[place]
-                if found != index:
-                    replaced = self._boxes(request, np.array([found]), slice(place, place + 1))
-                    assert replaced is not None
-                    box = replaced[0]
-                crop_and_resize(image_HW3, box, out_SS3, self._resize)
-            except CorruptImageError:
-                raise
-            except Exception as error:
-                raise RuntimeError(f"loading record {index} of {self._beton.path} failed: {error}") from error
-
-
-def _finished(batch: _InFlight) -> Batch:
-    """Wait for a batch; an exception of a thread is raised here, after the threads have let go of the batch."""
-    wait(batch.pieces)
-    for piece in batch.pieces:
-        piece.result()
-    return Batch(batch.memory.images, torch.from_numpy(batch.memory.targets), torch.from_numpy(batch.request.positions))
+from vitaos.data.resize import Resize
 
 
 class FfcvTrainLoader:
@@ -180,18 +27,26 @@ class FfcvTrainLoader:
         order: who sees which image when.
         crop: the random resized crop.
         img_size, resize, workers, prefetch, pin_memory, on_bad: as :class:`BatchPool`.
+        own_process: the threads work in a process of their own (:mod:`process_pool`), beside this interpreter.
+        in_memory: that process reads the beton into memory.
     """
 
     def __init__(
         self, beton: Beton, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
         workers: int = 1, prefetch: int = 2, pin_memory: bool = False, on_bad: OnBad = "skip",
+        own_process: bool = False, in_memory: bool = False,
     ) -> None:  # fmt: skip
         self._order = order
         self.announce: Announce | None = None
-        self._pool = BatchPool(
-            beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
-            on_bad=on_bad, crop=crop, seed=order.seed,
-        )  # fmt: skip
+        self._pool: BatchPool | ProcessPool
+        if own_process:
+            options = PoolOptions(beton.path, in_memory, img_size, resize, workers, prefetch, on_bad, crop, order.seed)
+            self._pool = ProcessPool(options, len(beton), batch_size=order.batch_size, pin_memory=pin_memory)
+        else:
+            self._pool = BatchPool(
+                beton, img_size=img_size, resize=resize, workers=workers, prefetch=prefetch, pin_memory=pin_memory,
+                on_bad=on_bad, crop=crop, seed=order.seed,
+            )  # fmt: skip
         self.bad = self._pool.bad
         self.steps_per_epoch = order.steps_per_epoch
         self.images_per_epoch = order.images_per_epoch
