@@ -34,6 +34,7 @@ class Contention(NamedTuple):
 def measure_contention(loader: TrainLoader, *, seconds: float = 5.0) -> Contention:
     """Time small operations alone, and beside a loader whose batches another thread takes as they come."""
     numbers = torch.zeros(8)
+    list(loader.epoch(0))  # a process of its own has started by then
 
     def operations() -> float:
         begin = time.perf_counter()
@@ -44,8 +45,6 @@ def measure_contention(loader: TrainLoader, *, seconds: float = 5.0) -> Contenti
     alone = statistics.median(operations() for _ in range(_ALONE))
     reader = _Reader(loader)
     try:
-        while reader.images == 0 and reader.thread.is_alive():  # a loader of its own process has to start first
-            time.sleep(0.01)
         time.sleep(seconds / 5)
         before, begin, found = reader.images, time.perf_counter(), []
         while time.perf_counter() - begin < seconds:
