@@ -29,8 +29,8 @@ def sleep_for_decoding(seconds: float) -> None:
         time.sleep(seconds)
         return nothing
 
-    Beton.image = image  # type: ignore[method-assign]
-    batch_pool.crop_and_resize = lambda *_: None  # type: ignore[assignment]
+    Beton.image = image  # type: ignore[method-assign, assignment]
+    batch_pool.crop_and_resize = lambda *_: None
 
 
 def measure_sleeping(config: Any, workers: int, *, own_process: bool) -> Contention:
