@@ -17,6 +17,7 @@ TECHNIQUE_HELP: Final = {
     "gated_attention": "a gate on what each head gives, opened by the token; option elementwise",
     "fdam": "low-pass and high-pass part of attention weighed by gains that each token sets; option gain",
     "ggem": "pooling by a generalized mean of learned power; option power",
+    "locality": "scores that fall with the distance of two patches; options multiply, gaussians",
     "diversity_loss": "the mean cosine of patch tokens added to the loss; options weight, every_block",
     "contrast_loss": "every last patch token contrasted with its own first one, in the loss; option weight",
     "attention_diversity_loss": "likeness of the queries' attention added to the loss (ADL); options weight, tau",

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 
-def _softmax_map(attention: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+def _squared_distances(tokens: int) -> Tensor:
+    """Patches lie on a square; what is left of the tokens is in front of them and has no place."""
+    side = math.isqrt(tokens)
+    prefix = tokens - side**2
+    apart = torch.zeros(tokens, tokens, dtype=torch.float64)
+    for i in range(side**2):
+        for j in range(side**2):
+            apart[prefix + i, prefix + j] = (i // side - j // side) ** 2 + (i % side - j % side) ** 2
+    return apart
+
+
+def _softmax_map(attention: Any, q: Tensor, k: Tensor, mask: Tensor | None, slope: Tensor | None) -> Tensor:
     scores = (q @ k.transpose(-2, -1)) * attention.scale
     if hasattr(attention, "proj_l"):
         scores = torch.einsum("gh,bhnm->bgnm", attention.proj_l.weight, scores) + attention.proj_l.bias.view(-1, 1, 1)
@@ -22,6 +33,8 @@ def _softmax_map(attention: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> T
         tokens = scores.shape[-1]
         index = attention.relative_position_index.flatten()
         scores = scores + attention.relative_position_bias_table[index].view(tokens, tokens, -1).permute(2, 0, 1)
+    if slope is not None:
+        scores = scores - _per_head(slope) * _squared_distances(scores.shape[-1])
     if mask is not None:
         windows = mask.shape[0]
         grouped = scores.view(-1, windows, *scores.shape[1:]) + mask[None, :, None]
@@ -84,7 +97,10 @@ def _attention(
     attended = v
     if "value_residual" in names and not is_first:
         attended = state[f"{path}.value_residual_first"] * first[0] + state[f"{path}.value_residual_own"] * v
-    y = _changed_map(_softmax_map(attention, q, k, mask), names, path, state) @ attended
+    y = (
+        _changed_map(_softmax_map(attention, q, k, mask, state.get(f"{path}.locality_slope")), names, path, state)
+        @ attended
+    )
     if "neutreno" in names and not is_first:
         y = y + 0.6 * (first[0] - v)
     if "fdam" in names:

@@ -29,6 +29,7 @@ _TITLES: Final = {
     "gated_attention": "gated attention",
     "fdam": "FDAM (attention inversion)",
     "ggem": "GGeM pooling",
+    "locality": "locality",
     "diversity_loss": "diversity loss",
     "contrast_loss": "contrast loss",
     "attention_diversity_loss": "attention diversity loss",

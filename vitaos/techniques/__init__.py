@@ -24,6 +24,7 @@ from vitaos.techniques.gfsa import GFSA
 from vitaos.techniques.ggem import GGEM
 from vitaos.techniques.laplacian_heads import LAPLACIAN_HEADS
 from vitaos.techniques.layerscale import LAYERSCALE
+from vitaos.techniques.locality import LOCALITY
 from vitaos.techniques.losses import TrainingPass
 from vitaos.techniques.neutreno import NEUTRENO
 from vitaos.techniques.re_attention import RE_ATTENTION
@@ -50,6 +51,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "gated_attention": GATED_ATTENTION,
     "fdam": FDAM,
     "ggem": GGEM,
+    "locality": LOCALITY,
     "diversity_loss": DIVERSITY_LOSS,
     "contrast_loss": CONTRAST_LOSS,
     "attention_diversity_loss": ATTENTION_DIVERSITY_LOSS,
