@@ -207,11 +207,15 @@ def _checked_counts(name: str, key: str, value: Any) -> list[int] | str:
 
 def _check(model: nn.Module, wanted: Mapping[str, Any]) -> None:
     """Refuse what cannot be, before anything is changed."""
-    kind, present = kind_of(model).name, attached(model)
+    backbone, present = kind_of(model), attached(model)
+    kind = backbone.name
     for name in wanted:
         technique = TECHNIQUES[name]
         if name in present:
             raise ValueError(f"{name} is attached to this model already.")
+        if backbone.techniques is not None and name not in backbone.techniques:
+            known = ", ".join(sorted(backbone.techniques))
+            raise ValueError(f"{name} has not been held against its equation on {kind}, where there are {known}.")
         if kind in technique.refuses:
             raise ValueError(f"{name} is not defined on {kind}: {technique.refuses[kind]}.")
         for other in (*present, *wanted):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.techniques.record import record_in
+from vitaos.techniques.rotary_slots import SlottedBeitBlock, SlottedEvaBlock
 from vitaos.techniques.slots import SlottedBlock, SlottedCaitBlock, SlottedSwinBlock
 
 HOOK: Final = "__prepare_scriptable__"
@@ -51,6 +52,8 @@ def scriptable(model: nn.Module) -> nn.Module:
     for module in list(copied.modules()):
         module.__dict__.pop(HOOK, None)
         for name, child in list(module.named_children()):
+            if isinstance(child, SlottedEvaBlock | SlottedBeitBlock):
+                raise ValueError("torch.jit.script cannot follow the blocks of Eva and Beit; use torch.export.")
             if isinstance(child, SlottedBlock | SlottedCaitBlock | SlottedSwinBlock):
                 setattr(module, name, TracedBlock(child))
     return copied

@@ -4,11 +4,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from timm.models._features import FeatureDictNet, FeatureGetterNet
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
+from timm.models.beit import Block as BeitBlock
 from timm.models.cait import Cait, LayerScaleBlock, TalkingHeadAttn
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
+from vitaos.techniques.rotary_slots import (
+    SlottedBeitAttention,
+    SlottedBeitBlock,
+    SlottedEvaAttention,
+    SlottedEvaBlock,
+)
 from vitaos.techniques.slots import (
     SlotFunction,
     SlottedAttention,
@@ -31,7 +41,11 @@ class Kind:
     attention: type[nn.Module]
     slotted_attention: type[nn.Module]
     attention_children: frozenset[str]
+    techniques: frozenset[str] | None = None
+    """Those that are held against their equations on it; None: all that do not refuse it themselves."""
 
+
+_OF_MAP_AND_BRANCH: Final = frozenset({"attnscale", "featscale", "contranorm", "gfsa", "centered_attention"})
 
 KINDS: Final = (
     Kind(
@@ -61,7 +75,40 @@ KINDS: Final = (
         SlottedWindowAttention,
         frozenset({"qkv", "attn_drop", "proj", "proj_drop", "softmax"}),
     ),
+    Kind(
+        "Eva",
+        Eva,
+        EvaBlock,
+        SlottedEvaBlock,
+        EvaAttention,
+        SlottedEvaAttention,
+        frozenset(
+            {"qkv", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}
+        ),
+        techniques=_OF_MAP_AND_BRANCH,
+    ),
+    Kind(
+        "Beit",
+        Beit,
+        BeitBlock,
+        SlottedBeitBlock,
+        BeitAttention,
+        SlottedBeitAttention,
+        frozenset({"qkv", "attn_drop", "proj", "proj_drop"}),
+        techniques=_OF_MAP_AND_BRANCH,
+    ),
 )
+
+
+_REASONS: Final = {
+    "SwinTransformerV2": "the norms come after the branches and the scores are cosines: no slots are written for it",
+    "SwinTransformerV2Cr": "the norms come after the branches and the scores are cosines: no slots are written for it",
+    "VisionTransformerRelPos": "the blocks and the attention are classes of their own: no slots are written for them",
+    "NaFlexVit": "images of one batch have different numbers of tokens, padded: token means would count the padding",
+    "VOLO": "outlook attention weighs neighborhoods, whose maps are no averages over all tokens",
+    "CrossVit": "two branches of tokens exchange their class tokens: no slots are written for it",
+}
+"""Why what looks like a known kind is none."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +178,10 @@ def kind_of(model: nn.Module) -> Kind:
             in_stages and any(isinstance(part, kind.block) for part in model.modules())
         ):
             return kind
-    raise _refuse(f"the model is a {type(model).__module__}.{type(model).__name__}")
+    reason = _REASONS.get(type(model).__name__)
+    raise _refuse(
+        f"the model is a {type(model).__module__}.{type(model).__name__}" + (f", of which {reason}" if reason else "")
+    )
 
 
 def find_sites(model: nn.Module) -> list[Site]:
