@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitaos.analysis.capture import Grid, find_layout, watch
 
-_DIRECTIONS: Final = 40
+_DIRECTIONS: Final = 60
 _ANGLES: Final = 32
 _STEP: Final = 1e-3  # radians, of the central difference
 _TINY: Final = 1e-12
@@ -74,7 +74,7 @@ def dominant_modes(model: nn.Module, images: Tensor) -> list[Mode]:
     2401.04301): a block without norms and MLP, X <- X + sum_h A_h X W_V,h W_O,h, repeated, ends in the eigenvector of
     the eigenvalue largest in modulus, which is flat or not by the eigenvalues of A and of W_V W_O together, not by A
     alone. Here with LayerScale and ``skip_gain`` where the block has them and A as AttnScale scales it. With several
-    heads there is no closed form: the eigenvalue is that of the operator in a Krylov space of 40 directions (Arnoldi).
+    heads there is no closed form: the eigenvalue is that of the operator in a Krylov space of 60 directions (Arnoldi).
     """
     model = unwrap_model(model)
     layout, modes = find_layout(model), []

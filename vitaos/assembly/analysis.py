@@ -23,7 +23,7 @@ from vitaos.engine.precision import build_precision
 from vitaos.runtime.world import World
 
 _PROPAGATED: Final = 4
-"""Images whose attention maps make the eigenvalues: each takes 40 passes of every block's attention."""
+"""Images whose attention maps make the eigenvalues: each takes 60 passes of every block's attention."""
 
 
 def analyze(config: AnalyzeConfig, world: World) -> list[Path]:
