@@ -20,6 +20,7 @@ from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniq
 from vitaos.data import DataSource, EvalLoader, Loaders, ReadSettings
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
 from vitaos.data.augment.settings import AugmentSettings, MixSettings
+from vitaos.data.classes import read_classes
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings
 from vitaos.data.sizes import TransformBySize
@@ -301,6 +302,7 @@ def _data_source(data: DataConfig) -> DataSource:
         val=data.val,
         loader=data.loader,  # type: ignore[arg-type]
         prepare=data.prepare,
+        classes=None if data.classes is None else tuple(read_classes(data.classes)),
     )
 
 

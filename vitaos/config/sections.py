@@ -20,7 +20,9 @@ class DataConfig:
 
     name: str = key("imagenet", "name of the dataset, for people and for the names of runs")
     kind: str = key(
-        "folder", "class folders, two FFCV files, or scikit-learn's digits", choices=("folder", "ffcv", "digits")
+        "folder",
+        "class folders, two FFCV files, scikit-learn's digits, tar archives, or a Hugging Face dataset on the disk",
+        choices=("folder", "ffcv", "digits", "tar", "huggingface"),
     )
     loader: str = key("ffcv", "which of their two forms the digits are read in", choices=("ffcv", "folder"), mark=LOCAL)
     root: str | None = key(None, "folder of both parts, train and val", is_path=True, mark=LOCAL)
@@ -28,6 +30,9 @@ class DataConfig:
     val: str | None = key(None, "the held-out part, where it lies elsewhere", is_path=True, mark=LOCAL)
     roots: dict[str, str] = key(
         {}, "eval.py suite=all: the folder of each dataset, {val: DIR, v2: DIR, ...}", mark=LOCAL, added=True
+    )
+    classes: str | None = key(
+        None, "a list of classes that count, by its name (imagenet100, ...) or file; null: all there are", added=True
     )
     num_classes: int | None = key(None, "classes that there must be; null: as many as found", low=1, high=10**7)
     img_size: int = key(224, "side of the images that the model sees, in pixels", low=1, high=2**14)

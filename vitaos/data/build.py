@@ -3,20 +3,23 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vitaos.batch import Batch
 from vitaos.data.augment.settings import AugmentSettings
 from vitaos.data.batches import Announce
+from vitaos.data.classes import check_present, keep_classes
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
 from vitaos.data.folder.scan import scan_folder
+from vitaos.data.indexed import Images, Part, open_indexed
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
 from vitaos.data.sizes import SizedTrainLoader, Sizes
-from vitaos.data.splits import DataSource, check_choice, check_classes, resolve_paths
+from vitaos.data.splits import DataSource, Engine, check_choice, check_classes, resolve_paths
 from vitaos.runtime.processes import usable_cores
 
 
@@ -167,7 +170,7 @@ def build_loaders(
         )
     workers = _worker_count(read.workers)
     val = build_eval_loader(
-        DataSource(engine, val=val_path, prepare=source.prepare), read,
+        DataSource(engine, val=val_path, prepare=source.prepare, classes=source.classes), read,
         batch_size=batch_size if eval_batch_size is None else eval_batch_size, eval_resize=eval_resize,
         rank=rank, world=world,
     )  # fmt: skip
@@ -184,13 +187,14 @@ def build_loaders(
         in_memory = read.in_memory and not read.own_process
         beton = open_beton(train_path, in_memory=in_memory, prepare=source.prepare)
         class_names = beton.class_names
+        _check_written_classes(class_names, source.classes, train_path)
         make = lambda size: FfcvTrainLoader(  # noqa: E731
             beton, order(len(beton)), crop, img_size=size, resize=read.resize, workers=workers,
             prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=read.on_bad or "skip",
             own_process=read.own_process, in_memory=read.in_memory,
         )  # fmt: skip
     else:
-        folder = scan_folder(train_path, on_bad=read.on_bad or "fail", prepare=source.prepare)
+        folder = _open_images(engine, train_path, "train", source, read)
         class_names = folder.class_names
         make = lambda size: FolderTrainLoader(  # noqa: E731
             folder, order(len(folder)), crop, img_size=size, resize=read.resize, timm=timm,
@@ -233,16 +237,40 @@ def build_eval_loader(
         from vitaos.data.ffcv.loader import FfcvEvalLoader  # noqa: PLC0415
         from vitaos.data.ffcv.reader import open_beton  # noqa: PLC0415  # FFCV is optional
 
+        beton = open_beton(val_path, in_memory=read.in_memory, prepare=source.prepare)
+        _check_written_classes(beton.class_names, source.classes, val_path)
         return FfcvEvalLoader(
-            open_beton(val_path, in_memory=read.in_memory, prepare=source.prepare), rank=rank, world=world,
+            beton, rank=rank, world=world,
             batch_size=batch_size, img_size=read.img_size, eval_resize=eval_resize, resize=read.resize,
             workers=workers, prefetch=read.prefetch, pin_memory=read.pin_memory, on_bad=on_bad,
         )  # fmt: skip
     return FolderEvalLoader(
-        scan_folder(val_path, on_bad=on_bad, prepare=source.prepare), rank=rank, world=world, batch_size=batch_size,
+        _open_images(engine, val_path, part, source, read), rank=rank, world=world, batch_size=batch_size,
         img_size=read.img_size, eval_resize=eval_resize, resize=read.resize, workers=workers,
         pin_memory=read.pin_memory, on_bad=on_bad, corruption=corruption,
     )  # fmt: skip
+
+
+def _open_images(engine: Engine, path: Path, part: Part, source: DataSource, read: ReadSettings) -> Images:
+    """The images of one part that Pillow decodes: class folders, tar archives or a Hugging Face dataset."""
+    images: Images
+    if engine == "folder":
+        images = scan_folder(path, on_bad=read.on_bad or "fail", prepare=source.prepare)
+    else:
+        images = open_indexed(engine, path, part, prepare=source.prepare)
+    return images if source.classes is None else keep_classes(images, source.classes)
+
+
+def _check_written_classes(names: list[str], wanted: tuple[str, ...] | None, path: Path) -> None:
+    """An FFCV file holds what was written into it: its classes are the list's, no more and no fewer."""
+    if wanted is None:
+        return
+    check_present(names, wanted, path)
+    if len(names) != len(wanted):
+        raise ValueError(
+            f"{path} holds {len(names)} classes, data.classes names {len(wanted)} of them: write a file of those, or "
+            "read class folders (data.kind=folder)"
+        )
 
 
 def default_workers() -> int:

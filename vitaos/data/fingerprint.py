@@ -17,7 +17,7 @@ def fingerprint(
     """The fingerprint of one split, as it is stored in checkpoints.
 
     Args:
-        kind: ``folder`` or ``ffcv``; hashes are comparable within a kind only.
+        kind: ``folder``, ``ffcv``, ``tar`` or ``huggingface``; hashes are comparable within a kind only.
         class_names: in the order of the targets.
         targets_N: (N,) the class of each image.
         content: what else identifies the images in their order: file names, or a beton's checksums.
@@ -74,7 +74,7 @@ def _split_differences(there: Mapping[str, Any], here: Mapping[str, Any], names:
             f"{counts[0][example]} {first}, {counts[1][example]} {second}; {len(changed)} class(es) differ)"
         ]
     if there["kind"] == here["kind"] and there["sha256"] != here["sha256"]:
-        what = "names or order of the files" if here["kind"] == "folder" else "content of the betons"
+        what = "content of the betons" if here["kind"] == "ffcv" else "names or order of the files"
         return [f"as many images of the same classes, but other {what}"]
     if there.get("sample", here.get("sample")) != here.get("sample", there.get("sample")):
         return ["files of the same names and classes, but with other content"]

@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 from vitaos.data.folder.digits import prepare_digits
 
-Kind = Literal["folder", "ffcv", "digits"]
-KINDS: Final = ("folder", "ffcv", "digits")
-Engine = Literal["ffcv", "folder"]
+Kind = Literal["folder", "ffcv", "digits", "tar", "huggingface"]
+KINDS: Final = ("folder", "ffcv", "digits", "tar", "huggingface")
+Engine = Literal["ffcv", "folder", "tar", "huggingface"]
 ENGINES: Final = ("ffcv", "folder")
 
 
@@ -17,13 +17,15 @@ class DataSource:
     """Where the images of a run are.
 
     Attributes:
-        kind: ``folder`` (class folders of images), ``ffcv`` (betons written by ``scripts/write_ffcv.py``) or
+        kind: ``tar`` and ``huggingface`` (:mod:`vitaos.data.indexed`), ``folder`` (class folders of images),
+            ``ffcv`` (betons written by ``scripts/write_ffcv.py``) or
             ``digits`` (the embedded dataset, written below ``root`` when first used).
         root: folder: holds ``train/`` and ``val/`` (or ``test/``); ffcv: holds ``train.beton`` and ``val.beton``;
             digits: where to write (default: ``~/.cache/vitaos``).
         train, val: either part elsewhere than below ``root``.
         loader: for digits, through which loader.
         prepare: added to the message when data is missing: how to get it.
+        classes: the classes that count, all of which must be there; None for all that there are.
 
     Raises:
         ValueError: an unknown kind or loader.
@@ -35,6 +37,7 @@ class DataSource:
     val: str | Path | None = None
     loader: Engine = "ffcv"
     prepare: str = ""
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
@@ -55,7 +58,7 @@ def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None,
         need_train: whether the training part must be found too.
 
     Returns:
-        the training part (None where nothing names one), the validation part, and ``ffcv`` or ``folder``.
+        the training part (None where nothing names one), the validation part, and which engine reads them.
 
     Raises:
         ValueError: nothing names the place of the data.
@@ -68,7 +71,7 @@ def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None,
 
             root = prepare_digit_betons(root)
     else:
-        engine = "ffcv" if source.kind == "ffcv" else "folder"
+        engine = source.kind
     train, val = (Path(path) if path is not None else None for path in (source.train, source.val))
     if (val is None or (need_train and train is None)) and root is None:
         raise ValueError(
@@ -77,7 +80,11 @@ def resolve_paths(source: DataSource, *, need_train: bool) -> tuple[Path | None,
         )
     if root is not None:
         root = Path(root)
-        suffix = ".beton" if engine == "ffcv" else ""
+        if engine == "huggingface":  # one folder holds all splits
+            return (root if train is None else train), (root if val is None else val), engine
+        suffix = {"ffcv": ".beton", "tar": ".tar"}.get(engine, "")
+        if engine == "tar" and not (root / "train.tar").exists() and not (root / "val.tar").exists():
+            suffix = ""  # folders of archives
         train = train if train is not None else root / f"train{suffix}"
         if val is None:
             val = root / f"val{suffix}"

@@ -17,10 +17,18 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise CorruptImageError(f"{path} is not a readable image: {error}.") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode the bytes of a file as :func:`read_image`; `name` stands in the error."""
+    try:
         with Image.open(io.BytesIO(data)) as image:
             return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptImageError(f"{path} is not a readable image: {decode_failure(error)}.") from error
+        raise CorruptImageError(f"{name} is not a readable image: {decode_failure(error)}.") from error
 
 
 def decode_failure(error: Exception) -> str:

@@ -21,13 +21,13 @@ from vitaos.data.batches import Announce, BatchRequest, evaluation_requests, tra
 from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, training_crops
-from vitaos.data.folder.files import ImageFolder
 from vitaos.data.folder.timm_transform import (
     TimmViews,
     preserve_rng_state,
     seed_rngs,
     timm_views,
 )
+from vitaos.data.indexed import Images
 from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
 from vitaos.data.resize import RESIZERS, Resize, crop_and_resize, empty_batch, resize_and_center_crop
 from vitaos.data.rng_streams import TIMM
@@ -38,7 +38,7 @@ class _BatchDataset(Dataset[Batch]):
     """Makes whole batches in a worker process; a request holds everything a batch depends on."""
 
     def __init__(
-        self, folder: ImageFolder, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
+        self, folder: Images, bad: CorruptImages, *, img_size: int, eval_resize: int, resize: Resize,
         crop: CropSettings | None = None, seed: int = 0, transform: TimmViews | None = None,
         corruption: Corruption | None = None,
     ) -> None:  # fmt: skip
@@ -146,7 +146,7 @@ class FolderTrainLoader:
     """
 
     def __init__(
-        self, folder: ImageFolder, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
+        self, folder: Images, order: TrainOrder, crop: CropSettings, *, img_size: int, resize: Resize = "bicubic",
         timm: AugmentSettings | None = None, workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
         transform = timm_views(timm, img_size, crop) if timm is not None else None
@@ -179,7 +179,7 @@ class FolderEvalLoader:
     """This rank's share of an evaluation, every image once, uint8 center crops; positions are dataset indices."""
 
     def __init__(
-        self, folder: ImageFolder, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
+        self, folder: Images, *, rank: int, world: int, batch_size: int, img_size: int, eval_resize: int,
         resize: Resize = "bicubic", workers: int = 0, pin_memory: bool = False, on_bad: OnBad = "fail",
         corruption: Corruption | None = None,
     ) -> None:  # fmt: skip
