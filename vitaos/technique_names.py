@@ -22,7 +22,7 @@ TECHNIQUE_HELP: Final = {
     "contrast_loss": "every last patch token contrasted with its own first one, in the loss; option weight",
     "attention_diversity_loss": "likeness of the queries' attention added to the loss (ADL); options weight, tau",
     "token_merging": "the most similar tokens of each block merged (ToMe); options r, inflection, kept, proportional, "
-    "criterion",
+    "criterion, select, alpha",
     "token_selection": "the tokens that the class token attends to least fused into one (EViT); options keep, fuse, "
     "blocks, shrink_start, shrink_epochs, stages",
 }

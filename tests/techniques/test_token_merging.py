@@ -151,10 +151,50 @@ def test_scores_of_the_criteria_are_their_equations() -> None:
         torch.testing.assert_close(rank[0, a], -(x[0, i] - mean).norm())
 
 
+def test_graph_propagation_is_its_equation() -> None:
+    """Two blocks in which tokens leave, from the map and the tokens that the plain modules give."""
+    model = attach(build("ViT", depth=2).double(), token_merging={"kept": [12, 9], "select": "gtp", "alpha": 0.3})
+    plain, x = build("ViT", depth=2).double(), images(model, dtype=torch.float64)
+    tokens = plain._pos_embed(plain.patch_embed(x))
+    unit = torch.nn.functional.normalize(tokens[:, 1:], dim=-1)
+    graph = torch.zeros(2, 16, 16).double()
+    for image, similar in enumerate(unit @ unit.transpose(1, 2)):
+        for i in range(16):
+            nearest = [j for j in similar[i].argsort(descending=True).tolist() if j != i][:8]
+            beside = [j for j in range(16) if j != i and max(abs(i // 4 - j // 4), abs(i % 4 - j % 4)) == 1]
+            graph[image, i, [*nearest, *beside]] = 1
+    degree = graph.sum(-1).rsqrt()
+    graph = degree[:, :, None] * graph * degree[:, None]
+    left = [list(range(16)) for _ in range(2)]
+    for block, kept in zip(plain.blocks, (12, 9), strict=True):
+        q, k, _ = block.attn.qkv(block.norm1(tokens)).reshape(2, tokens.shape[1], 3, 3, 8).permute(2, 0, 3, 1, 4)
+        maps = (q @ k.transpose(-2, -1) * block.attn.scale).softmax(-1)
+        tokens = tokens + block.attn(block.norm1(tokens))
+        fewer = []
+        for image in range(2):
+            rank = maps[image].diagonal(dim1=1, dim2=2).amax(0) * maps[image].sum(1).amax(0)
+            order = rank[1:].argsort(descending=True).tolist()
+            stay, gone = order[: kept - 1], order[kept - 1 :]
+            old, patches = left[image], tokens[image, 1:]
+            rows = [patches[i] + 0.3 * sum(graph[image, old[i], old[j]] * patches[j] for j in gone) for i in stay]
+            fewer.append(torch.stack([tokens[image, 0], *rows]))
+            left[image] = [old[i] for i in stay]
+        tokens = torch.stack(fewer)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(model.forward_features(x), plain.norm(tokens), rtol=0, atol=1e-6)  # the graph is float32
+    record = record_in(model)
+    assert record is not None
+    assert not record.seen
+    with pytest.raises(ValueError, match="select=gtp joins neighbors on a grid of 4 x 4 patches, but there are 9"):
+        attach(vit(dynamic_img_size=True), token_merging={"select": "gtp"})(torch.zeros(1, 3, 12, 12))
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "negative": (vit, {"r": -1}, r"r=-1: the number of tokens that merge in a block is 0 or more"),
     "inflection": (vit, {"inflection": 2.0}, r"inflection=2\.0: it is between -1"),
     "criterion": (vit, {"criterion": "size"}, r"criterion='size': it is one of keys, mctf"),
+    "selection": (vit, {"select": "evit"}, r"select='evit': it is one of pairs, gtp"),
+    "ranks": (vit, {"select": "gtp", "criterion": "hf"}, r"select=gtp has its own ranks"),
     "too few": (vit, {"kept": [9, 9]}, r"kept has 2 numbers, but the model has 3 blocks"),
     "growing": (vit, {"kept": [9, 10, 9]}, r"kept=\[9, 10, 9\] cannot be: tokens never become more"),
     "prefix only": (vit, {"kept": [9, 9, 1]}, r"at least one patch token stays beside the 1"),

@@ -27,7 +27,7 @@ class PassRecord:
         sizes_BN: how many of the original tokens each token stands for; None while each stands for itself.
         sources_BO: where each original token is now; -1 for one that is gone, None while all are where they were.
         carried: tensors with a token axis, (B, ..., N, K), that follow the tokens when these become fewer.
-        seen: what a look at queries and keys left for the same block's ``tokens`` slot.
+        seen: what a look at queries and keys, or at the image's tokens, left for a ``tokens`` slot.
         losses: terms of the training loss by name, while a training step collects them; else None.
         schedules: technique -> its value at a point of training, given in epochs with a fraction.
         scheduled: technique -> that value in the present training step; empty outside of one.

@@ -14,7 +14,8 @@ Merging is exact beside the other techniques: every mean over tokens (AttnScale,
 ContraNorm's and re-attention's sums, mean pooling) weighs tokens by size, so tokens that are exact duplicates give the
 logits they gave unmerged. Class, distillation and register tokens are never merged; LayerScale and the norms of queries
 and keys, which the authors' code leaves out, are timm's own and stay. ``criterion``, what pairs are chosen by, is in
-``merge_criteria``.
+``merge_criteria``. ``select=gtp`` is another way to have fewer tokens: those of least rank leave, and ``alpha`` times
+what they hold goes to their neighbors (``graph_propagation``); nothing merges then, and every token counts as one.
 
 Not the identity at the start, but acts on trained models as they are. Matching is not differentiated; the means are.
 Gradient checkpointing, attention masks and ``features_only`` are refused: tokens have no grid any more.
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from vitaos.dtypes import wide_dtype
+from vitaos.techniques.graph_propagation import look_at_ranks, propagate_tokens, remember_graph
 from vitaos.techniques.merge_criteria import CRITERIA, look_at_attention, score_pairs
 from vitaos.techniques.record import PassRecord, log_sizes, share_record
 from vitaos.techniques.reducible import REFUSES, check_reducible
@@ -47,6 +49,7 @@ PUBLISHED_KEPT: Final = {
 }
 """Name (DeiT's width and the billions of multiplications that the search aimed at) -> ``kept``, from the authors'
 compression_rate.json, class token included. Their tokens are pruned before they merge; here all of them merge."""
+SELECTIONS: Final = ("pairs", "gtp")
 _NAME: Final = "token_merging"
 _PRIORITY: Final = 50
 _logger = logging.getLogger(__name__)
@@ -119,16 +122,24 @@ def _tokens(sites: list[Site]) -> tuple[int, int]:
     return int(backbone.patch_embed.num_patches) + prefix, prefix
 
 
-def _check(sites: list[Site], r: int, inflection: float, kept: Any, criterion: str, **_: Any) -> None:
+def _check(sites: list[Site], *, criterion: str, select: str, alpha: float, proportional: bool, **amounts: Any) -> None:
     check_reducible(_NAME, sites)
+    if criterion not in CRITERIA:
+        raise ValueError(f"token_merging: criterion={criterion!r}: it is one of {', '.join(CRITERIA)}.")
+    if select not in SELECTIONS:
+        raise ValueError(f"token_merging: select={select!r}: it is one of {', '.join(SELECTIONS)}.")
+    if select == "gtp" and criterion != "keys":
+        raise ValueError("token_merging: select=gtp has its own ranks and no pairs: leave criterion as it is.")
+    _check_amounts(sites, **amounts)
+
+
+def _check_amounts(sites: list[Site], r: int, inflection: float, kept: Any) -> None:
     if r < 0:
         raise ValueError(f"token_merging: r={r}: the number of tokens that merge in a block is 0 or more.")
     if not -1 <= inflection <= 1:
         raise ValueError(
             f"token_merging: inflection={inflection}: it is between -1 (2 r to 0 tokens) and 1 (0 to 2 r)."
         )
-    if criterion not in CRITERIA:
-        raise ValueError(f"token_merging: criterion={criterion!r}: it is one of {', '.join(CRITERIA)}.")
     if isinstance(kept, str) and kept not in PUBLISHED_KEPT:
         raise ValueError(f"token_merging: kept={kept!r}: a list of tokens, or one of {', '.join(PUBLISHED_KEPT)}.")
     counts = [amount.kept for amount in _amounts(sites, r, inflection, kept)] if kept else []
@@ -142,13 +153,17 @@ def _check(sites: list[Site], r: int, inflection: float, kept: Any, criterion: s
         )
 
 
-def _fill(sites: list[Site], *, proportional: bool, criterion: str, **amounts: Any) -> None:
+def _fill(sites: list[Site], *, proportional: bool, criterion: str, select: str, alpha: float, **amounts: Any) -> None:
     record = share_record(sites, needed_by=_NAME)
     record.reduced_by = _NAME
+    blocks = list(zip(sites, _amounts(sites, **amounts), strict=True))
+    if select == "gtp":
+        _fill_propagation(blocks, alpha)
+        return
     pool_by_size(backbone_in(sites[0].model), record)
     left, prefix = _tokens(sites)
     clipped = []
-    for site, amount in zip(sites, _amounts(sites, **amounts), strict=True):
+    for site, amount in blocks:
         if proportional:
             fill(site.attention, "scores", _PRIORITY, add_log_sizes)
         if any(amount):
@@ -167,12 +182,32 @@ def _fill(sites: list[Site], *, proportional: bool, criterion: str, **amounts: A
         )
 
 
+def _fill_propagation(blocks: list[tuple[Site, Amount]], alpha: float) -> None:
+    sites = [site for site, _ in blocks]
+    backbone, (_, prefix) = backbone_in(sites[0].model), _tokens(sites)
+    graph = partial(remember_graph, prefix=prefix, grid=tuple(backbone.patch_embed.grid_size))
+    fill(sites[0].block, "pre_norm", 0, graph)
+    for site, amount in blocks:
+        if any(amount):
+            fill(site.attention, "scores", _PRIORITY, look_at_ranks)
+            propagate = partial(propagate_tokens, **amount._asdict(), prefix=prefix, alpha=alpha)
+            fill(site.block, "tokens", _PRIORITY, propagate)
+
+
 TOKEN_MERGING: Final = Technique(
     name=_NAME,
     summary="merges the most similar tokens of every block, for speed",
     fill=_fill,
     start="tokens that are means of tokens",
     check=_check,
-    options={"r": 13, "inflection": 0.0, "kept": (), "proportional": True, "criterion": "keys"},
+    options={
+        "r": 13,
+        "inflection": 0.0,
+        "kept": (),
+        "proportional": True,
+        "criterion": "keys",
+        "select": "pairs",
+        "alpha": 0.1,
+    },
     refuses=REFUSES,
 )
