@@ -1,5 +1,5 @@
-"""Measure: ``python scripts/benchmark.py step|tokens|fidelity|loader|augment|end_to_end key=value ...`` (``--help`` after the
-first word).
+"""Measure: ``python scripts/benchmark.py step|tokens|fidelity|loader|augment|end_to_end key=value ...`` (``--help``
+after the first word).
 
 step        a training step and a forward pass, plain and with each technique, eager and compiled
 tokens      what token merging saves in the two, by the number of tokens that merge

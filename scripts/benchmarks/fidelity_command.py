@@ -1,9 +1,9 @@
 """How well merged tokens keep a trained model's features: ``python scripts/benchmark.py fidelity model=timm/NAME
 weights=FILE images=FOLDER [r=[4,8,13,16]]``.
 
-For each r and each criterion of ``token_merging`` (pseudo-random pairs among them): the cosine of the pooled features to
-those of the whole model, mean over the images, of the class token and of the mean over patch tokens (weighed by size).
-Prints a table; `out=FILE.json` keeps the numbers.
+For each r and each criterion of ``token_merging`` (pseudo-random pairs among them): the cosine of the pooled features
+to those of the whole model, mean over the images, of the class token and of the mean over patch tokens (weighed by
+size). Prints a table; `out=FILE.json` keeps the numbers.
 """
 
 from collections.abc import Iterator

@@ -20,6 +20,8 @@ from timm.models.cait import ClassAttn
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from vitaos.analysis.merged import kept_record, record_in, spread_map, spread_tokens
+
 __all__ = ["AttentionLayer", "Block", "Layout", "find_layout", "watch"]
 
 Kind = Literal["token", "window", "class"]
@@ -27,6 +29,10 @@ Grid = tuple[int, int]
 FeatureCallback = Callable[[int, Tensor, Grid], None]
 AttentionCallback = Callable[[int, Tensor], None]
 
+_LOST = (
+    "{0} has dropped tokens for good in front of {1}, so measures of all patches cannot be had there: analyze the model "
+    "without it, or with merging that keeps them (token_merging with select=pairs, token_selection with fuse=true)"
+)
 _BLOCK = re.compile(r"^((?:.*\.)?\w*blocks\w*\.\d+)(?:\.|$)")
 _STAGE = re.compile(r"(?:^|\.)(?:layers|stages)_?\.?(\d+)\.")
 
@@ -112,6 +118,8 @@ def watch(
     model: nn.Module,
     on_features: FeatureCallback | None = None,
     on_attention: AttentionCallback | None = None,
+    *,
+    without_lost: bool = False,
 ) -> Iterator[Callable[[Tensor], None]]:
     """Hand every feature map and attention map of a forward pass to callbacks, one at a time.
 
@@ -124,6 +132,9 @@ def watch(
             tokens only (B, N, C), and the grid (Y, X) they come from.
         on_attention: called with (the index in ``Layout.attention``, the post-softmax maps (B, H, M, N), for windows
             (B * G, H, N, N) with the windows of an image next to each other). Talking heads: after the second mix.
+            Merged tokens are handed over, in features and maps, at the place of every patch in them (``merged``).
+        without_lost: of a model that drops tokens for good hand over the features that are left, which have no grid; by
+            default it is refused.
 
     Yields:
         A function that runs the model on a batch of images.
@@ -135,9 +146,11 @@ def watch(
     layout = find_layout(model)
     reached: set[int] = set()
     image_size: list[int] = []
+    record = record_in(model)
     with ExitStack() as restore:
+        restore.enter_context(kept_record(record))
         if on_features is not None:
-            for hook in _feature_hooks(model, layout, on_features, image_size):
+            for hook in _feature_hooks(model, layout, on_features, image_size, without_lost):
                 restore.callback(hook.remove)
         if on_attention is not None:
             for hook in _attention_hooks(model, layout, on_attention, reached):
@@ -172,10 +185,18 @@ def _unfuse(model: nn.Module, layout: Layout, restore: ExitStack) -> None:
 
 
 def _feature_hooks(
-    model: nn.Module, layout: Layout, on_features: FeatureCallback, image_size: list[int]
+    model: nn.Module, layout: Layout, on_features: FeatureCallback, image_size: list[int], without_lost: bool
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    record = record_in(model)
+
     def hand_over(index: int, name: str, features: Tensor) -> None:
-        tokens_BNC, grid = _patch_tokens(model, name, features, image_size)
+        spread = spread_tokens(features, record) if index else features
+        if spread is None and not without_lost:
+            raise ValueError(_LOST.format(record.reduced_by, name))
+        if spread is None:
+            on_features(index, features[:, int(model.num_prefix_tokens) :], (0, 0))  # type: ignore[arg-type]
+            return
+        tokens_BNC, grid = _patch_tokens(model, name, spread, image_size)
         on_features(index, tokens_BNC, grid)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -193,11 +214,15 @@ def _feature_hooks(
 def _attention_hooks(
     model: nn.Module, layout: Layout, on_attention: AttentionCallback, reached: set[int]
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    record = record_in(model)
     for index, layer in enumerate(layout.attention):
 
-        def before(_: nn.Module, args: tuple[Tensor, ...], index: int = index) -> None:
+        def before(_: nn.Module, args: tuple[Tensor, ...], index: int = index, name: str = layer.name) -> None:
             reached.add(index)
-            on_attention(index, args[0])
+            spread = spread_map(args[0], record)
+            if spread is None:
+                raise ValueError(_LOST.format(record.reduced_by, name))
+            on_attention(index, spread)
 
         dropout: Any = model.get_submodule(layer.name).attn_drop
         yield dropout.register_forward_pre_hook(before)

@@ -49,7 +49,7 @@ class Monitor:
             similarity.append(token_similarity(tokens_BNC).mean())
             ratio.append(high_frequency_ratio(tokens_BNC).mean())
 
-        with watch(model, on_features) as run:
+        with watch(model, on_features, without_lost=True) as run:
             run(images)
         by_block = torch.stack([torch.stack(similarity), torch.stack(ratio)]).tolist()
         result: dict[str, Values] = {}

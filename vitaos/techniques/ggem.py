@@ -6,7 +6,8 @@ is no official code; the start p = 3 (option ``power``) and the floor of 1e-6, b
 those of GeM as it is commonly written. Parameter ``ggem_power`` (groups,), in the model's pooling.
 
 Not the identity at the start, nor mean pooling at p = 1: what the last LayerNorm leaves is negative half of the time.
-Computed in float32 from logarithms, so that no power overflows. Class and register tokens are not pooled.
+Computed in float32 from logarithms, so that no power overflows. Class and register tokens are not pooled;
+merged tokens count by their size.
 """
 
 from typing import Any, Final
@@ -16,7 +17,9 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitaos.techniques.record import PassRecord
 from vitaos.techniques.sites import Site
+from vitaos.techniques.sized_pooling import SizedPooling, pooled_sizes
 from vitaos.techniques.technique import Technique
 
 
@@ -26,6 +29,7 @@ class GroupedGeneralizedMean(nn.Module):
     def __init__(self, power: nn.Parameter) -> None:
         super().__init__()
         self.ggem_power = power
+        self.record: PassRecord | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The generalized mean over all positions."""
@@ -34,9 +38,13 @@ class GroupedGeneralizedMean(nn.Module):
         power_G1 = self.ggem_power.to(wide_BNC.dtype).unsqueeze(-1)
         B, N, C = wide_BNC.shape
         logs_BNGK = wide_BNC.clamp(min=1e-6).log().view(B, N, power_G1.shape[0], C // power_G1.shape[0])
-        total_BGK = torch.logsumexp(power_G1 * logs_BNGK, dim=1)
+        terms_BNGK = power_G1 * logs_BNGK
         count = torch.full_like(power_G1, float(N))
-        pooled_BGK = ((total_BGK - count.log()) / power_G1).exp()
+        sizes_BN = pooled_sizes(self.record, N)
+        if sizes_BN is not None:
+            terms_BNGK = terms_BNGK + sizes_BN.log()[:, :, None, None]
+            count = sizes_BN.sum(dim=1)[:, None, None]
+        pooled_BGK = ((torch.logsumexp(terms_BNGK, dim=1) - count.log()) / power_G1).exp()
         return pooled_BGK.flatten(1).to(x.dtype)
 
 
@@ -48,7 +56,7 @@ def _check(sites: list[Site], power: float) -> None:
         pools = (
             type(model).pool is VisionTransformer.pool and type(model).forward_head is VisionTransformer.forward_head
         )
-        pools = pools and model.attn_pool is None and bool(model.global_pool)
+        pools = pools and isinstance(model.attn_pool, SizedPooling | None) and bool(model.global_pool)
     else:
         pools = isinstance(model, SwinTransformer) and bool(model.head.global_pool.pool_type)
     if not pools:
@@ -62,6 +70,7 @@ def _fill(sites: list[Site], power: float) -> None:
     model: Any = sites[0].model
     pooling = GroupedGeneralizedMean(sites[-1].parameter(sites[-1].num_heads, power)).train(model.training)
     if isinstance(model, VisionTransformer):
+        pooling.record = getattr(model.attn_pool, "record", None)
         model.attn_pool = pooling  # type: ignore[assignment]  # timm names one kind
     else:
         pooling.pool_type = model.head.global_pool.pool_type  # timm asks for it where it resets the classifier

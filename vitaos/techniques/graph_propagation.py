@@ -2,10 +2,10 @@
 
 Source: Xu, Wang, Chen, Chang, Wang, "GTP-ViT: Efficient Vision Transformers via Graph-based Token Propagation", WACV
 2024 (arXiv 2311.03035), section 3, the selection and the graph that did best there. A patch token's rank is max_h A_ii
-times max_h sum_q A_qi. The graph joins a patch to its eight neighbors in the image and to the eight patches most like it
-as they enter the first block; symmetrically normalized, it stays the same but for the tokens that leave. Those that stay
-become x_K + alpha G_KP x_P, and lie in the order of their ranks. The map is formed once more for the ranks; the authors'
-sparsification of maps (theta < 1) is not part of this, nor are sizes: every token counts as one.
+times max_h sum_q A_qi. The graph joins a patch to its eight neighbors in the image and to the eight patches most like
+it as they enter the first block; symmetrically normalized, it stays the same but for the tokens that leave. Those that
+stay become x_K + alpha G_KP x_P, and lie in the order of their ranks. The map is formed once more for the ranks; the
+authors' sparsification of maps (theta < 1) is not part of this, nor are sizes: every token counts as one.
 """
 
 from typing import Any, Final

@@ -23,7 +23,8 @@ def check_reducible(technique: str, sites: list[Site]) -> None:
     model: Any = sites[0].model
     if isinstance(model, FeatureGetterNet):
         raise ValueError(f"{technique}: features_only=True gives maps of all tokens, of which some would be gone.")
-    if model.attn_pool is not None or model.global_pool not in _POOLS:
+    weighs = model.attn_pool is None or hasattr(model.attn_pool, "record")
+    if not weighs or model.global_pool not in _POOLS:
         raise ValueError(
             f"{technique}: this model pools by attention (global_pool={model.global_pool!r}), which would not weigh "
             "tokens by what they stand for; use token, avg, avgmax or max."
