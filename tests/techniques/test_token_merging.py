@@ -10,7 +10,7 @@ from technique_models import build, distilled, images, stir, vit
 from torch import Tensor
 
 from vitaos import techniques
-from vitaos.techniques import TECHNIQUES, attach
+from vitaos.techniques import TECHNIQUES, attach, training_pass
 from vitaos.techniques.merge_criteria import CRITERIA, score_pairs
 from vitaos.techniques.record import PassRecord, record_in
 from vitaos.techniques.token_matching import split
@@ -72,6 +72,19 @@ def test_duplicates_give_the_same_gradients_and_statistics_in_training() -> None
             torch.testing.assert_close(parameters[name].grad, parameter.grad, rtol=1e-6, atol=1e-9, msg=name)
         for name, buffer in statistics.items():
             torch.testing.assert_close(buffers[name], buffer, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_duplicates_give_the_same_losses() -> None:
+    names = ("diversity_loss", "contrast_loss", "attention_diversity_loss")
+    found = []
+    for merged in (None, {"kept": [9, 9, 9]}):
+        model = without_positions(*names, merged=merged).train()
+        with training_pass(model)() as terms:
+            model(twins())
+            found.append(dict(terms))
+    assert found[0].keys() == set(names)
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-9, atol=0, msg=name)
 
 
 def test_without_proportional_attention_duplicates_count_once() -> None:

@@ -30,8 +30,9 @@ FeatureCallback = Callable[[int, Tensor, Grid], None]
 AttentionCallback = Callable[[int, Tensor], None]
 
 _LOST = (
-    "{0} has dropped tokens for good in front of {1}, so measures of all patches cannot be had there: analyze the model "
-    "without it, or with merging that keeps them (token_merging with select=pairs, token_selection with fuse=true)"
+    "{0} has dropped tokens for good in front of {1}, so measures of all patches cannot be had there: analyze the "
+    "model without it, or with merging that keeps them (token_merging with select=pairs, token_selection with "
+    "fuse=true)"
 )
 _BLOCK = re.compile(r"^((?:.*\.)?\w*blocks\w*\.\d+)(?:\.|$)")
 _STAGE = re.compile(r"(?:^|\.)(?:layers|stages)_?\.?(\d+)\.")

@@ -6,7 +6,8 @@ threshold ``tau`` / N (2 / N) are set to 0, and mean over queries of cos(c, M_i)
 ``weight`` 1. No parameters; the model's output does not change.
 
 ViTs keep fused attention: the map is formed beside it, in training alone, from the same queries and keys (masks that a
-caller gives, and sizes of merged tokens, are not in it). CaiT's is the map after its second mix of heads.
+caller gives are not in it; merged tokens count as those that they stand for). CaiT's is the map after its second mix of
+heads.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitaos.techniques.losses import add_loss, collects_losses
-from vitaos.techniques.record import share_record
+from vitaos.techniques.record import log_sizes, share_record, sizes_of
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
@@ -29,7 +30,9 @@ def from_scores(attention: Any, q_BHND: Tensor, k_BHND: Tensor, *, weight: float
     """A ViT: look at queries and keys, add nothing to the scores."""
     if collects_losses(attention):
         scores_BHNM = (q_BHND * attention.scale) @ k_BHND.transpose(-2, -1)
-        add_loss(attention, _NAME, weight * common_attention(scores_BHNM.softmax(dim=-1), tau))
+        sizes = log_sizes(attention, scores_BHNM)
+        map_BHNM = (scores_BHNM if sizes is None else scores_BHNM + sizes).softmax(dim=-1)
+        add_loss(attention, _NAME, weight * common_attention(map_BHNM, tau, sizes_of(attention)))
 
 
 def from_map(attention: Any, map_BHNM: Tensor, *, weight: float, tau: float) -> Tensor:
@@ -39,13 +42,28 @@ def from_map(attention: Any, map_BHNM: Tensor, *, weight: float, tau: float) -> 
     return map_BHNM
 
 
-def common_attention(map_BHNM: Tensor, tau: float) -> Tensor:
-    """Mean over images and queries of the cosine between a query's map and the mean map, small entries left out."""
+def common_attention(map_BHNM: Tensor, tau: float, sizes_BN: Tensor | None = None) -> Tensor:
+    """Mean over images and queries of the cosine between a query's map and the mean map, small entries left out.
+
+    Of merged tokens (``sizes_BN``) a column is the sum of as many equal ones, and a row stands for as many.
+    """
     mean_BNM = map_BHNM.float().mean(1) if map_BHNM.dtype != torch.float64 else map_BHNM.mean(1)
+    if sizes_BN is not None:
+        return _by_size(mean_BNM, tau, sizes_BN.to(mean_BNM.dtype))
     common_B1M = mean_BNM.mean(1, keepdim=True)
     least = tau / map_BHNM.shape[-1]
     mean_BNM, common_B1M = (torch.where(part > least, part, 0.0) for part in (mean_BNM, common_B1M))
     return F.cosine_similarity(common_B1M, mean_BNM, dim=-1).mean()
+
+
+def _by_size(mean_BNM: Tensor, tau: float, sizes_BN: Tensor) -> Tensor:
+    count_B1 = sizes_BN.sum(1, keepdim=True)
+    shares_BN = sizes_BN / count_B1
+    one_BNM = mean_BNM / sizes_BN.unsqueeze(1)
+    common_B1M = (one_BNM * shares_BN.unsqueeze(2)).sum(1, keepdim=True)
+    least_B11 = (tau / count_B1).unsqueeze(2)
+    parts = (torch.where(part > least_B11, part, 0.0) * sizes_BN.sqrt().unsqueeze(1) for part in (common_B1M, one_BNM))
+    return (F.cosine_similarity(*parts, dim=-1) * shares_BN).sum(1).mean()
 
 
 def _check(_: list[Site], weight: float, tau: float) -> None:

@@ -5,19 +5,20 @@ Chen et al., "The Principle of Diversity", CVPR 2022, whose released command giv
 tokens a_i behind the first block, held fixed, and b_i behind the last,
     -(1/n) sum_i log( exp(a_i b_i) / (exp(a_i b_i) + exp(mean over j != i of a_i b_j)) ):
 the others enter by the exponential of their mean, as in both codes, which needs no n x n map. Unit length is ours. No
-parameters; the model's output does not change. Class and register tokens are left out; gradient checkpointing, which
-runs blocks again when the first block's tokens are gone, is refused.
+parameters; the model's output does not change. Class and register tokens are left out, merged ones count as those that
+they stand for; gradient checkpointing, which runs blocks again when the first block's tokens are gone, is refused.
 """
 
 from functools import partial
 from typing import Any, Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitaos.dtypes import at_least_float32
 from vitaos.techniques.losses import LossTerm, collects_losses
-from vitaos.techniques.record import share_record
+from vitaos.techniques.record import share_record, sizes_of
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
@@ -36,8 +37,12 @@ def contrast(block: Any, x_BNC: Tensor, *, weight: float, prefix: int) -> Tensor
     first_BNC = block.record.carried[_NAME]
     a_BNC, b_BNC = (F.normalize(at_least_float32(tokens[:, prefix:]), dim=-1) for tokens in (first_BNC, x_BNC))
     own_BN = (a_BNC * b_BNC).sum(-1)
-    others_BN = ((a_BNC * b_BNC.sum(1, keepdim=True)).sum(-1) - own_BN) / (a_BNC.shape[1] - 1)
-    return weight * F.softplus(others_BN - own_BN).mean()
+    sizes_BN = sizes_of(block)
+    size_BN = torch.ones_like(own_BN) if sizes_BN is None else sizes_BN[:, prefix:].to(own_BN.dtype)
+    count_B1 = size_BN.sum(1, keepdim=True)
+    total_B1C = (b_BNC * size_BN.unsqueeze(2)).sum(1, keepdim=True)
+    others_BN = ((a_BNC * total_B1C).sum(-1) - own_BN) / (count_B1 - 1)
+    return weight * (F.softplus(others_BN - own_BN) * size_BN / count_B1).sum(1).mean()
 
 
 def _check(sites: list[Site], weight: float) -> None:
