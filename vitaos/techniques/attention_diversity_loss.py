@@ -62,8 +62,9 @@ def _by_size(mean_BNM: Tensor, tau: float, sizes_BN: Tensor) -> Tensor:
     one_BNM = mean_BNM / sizes_BN.unsqueeze(1)
     common_B1M = (one_BNM * shares_BN.unsqueeze(2)).sum(1, keepdim=True)
     least_B11 = (tau / count_B1).unsqueeze(2)
-    parts = (torch.where(part > least_B11, part, 0.0) * sizes_BN.sqrt().unsqueeze(1) for part in (common_B1M, one_BNM))
-    return (F.cosine_similarity(*parts, dim=-1) * shares_BN).sum(1).mean()
+    weigh_B1M = sizes_BN.sqrt().unsqueeze(1)
+    common_B1M, one_BNM = (torch.where(part > least_B11, part, 0.0) * weigh_B1M for part in (common_B1M, one_BNM))
+    return (F.cosine_similarity(common_B1M, one_BNM, dim=-1) * shares_BN).sum(1).mean()
 
 
 def _check(_: list[Site], weight: float, tau: float) -> None:
