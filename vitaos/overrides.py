@@ -24,6 +24,8 @@ from vitaos.user_configs import user_folders
 
 _OF_THE_GRAMMAR: Final = set("'\"[]{},\\")
 """Characters with a meaning: a value that holds one is quoted by whoever typed it, or not at all."""
+_FREE_KEYS: Final = ("model.keywords.", "optimizer.keywords.", "recipe.lr_scale")
+"""Keys whose own keys are the user's, so that none has a default here."""
 _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")
 
 
@@ -49,7 +51,7 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
             expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
         elif foreign and name != "null" and _is_timm_model(name):
             expanded += ["model=timm", f"model.name={name}"]
-        elif key.startswith(("model.keywords.", "optimizer.keywords.")) or _is_roots(key):
+        elif key.startswith(_FREE_KEYS) or _is_roots(key):
             expanded.append(_quoted(f"++{override}"))
         elif key == "logger" and (several := _several(name)):
             expanded += [f"logger={several[0]}", f"logger.also=[{','.join(several[1:])}]"]

@@ -54,6 +54,7 @@ def test_a_pace_and_a_layers_rate_multiply() -> None:
 
 def test_a_linear_probe_trains_the_classifier_alone_and_resumes(tmp_path: Path) -> None:
     words = [*_SMALL, f"data.root={tmp_path / 'data'}", f"out={tmp_path}", "recipe=linear_probe", "attnscale=true"]
+    words += ["recipe.lr_scale={head.*: 2, head.bias: 0.5}"]
     words += ["recipe.warmup_epochs=0", "epochs=2", "name=probe"]
     states = []
     for steps in ("steps=1", "steps=3"):
