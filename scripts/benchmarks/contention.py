@@ -1,8 +1,11 @@
 """How much a loader slows the thread that launches small operations, as a training thread does.
 
-Both need Python's lock. The operations are on eight numbers: what they cost is the interpreter's work.
+Both need Python's lock. The operations are on eight numbers: what they cost is the interpreter's work. Beside their time
+stands how often their thread waited (its voluntary context switches): that is for the lock, and shows it on a machine
+that is busy with other things as well.
 """
 
+import resource
 import statistics
 import threading
 import time
@@ -19,10 +22,11 @@ _ALONE: Final = 200  # repetitions
 
 
 class Contention(NamedTuple):
-    """Medians, in milliseconds for 400 operations, and the loader's rate meanwhile."""
+    """Of 400 operations the median time in milliseconds and the mean of waits; the loader's rate meanwhile."""
 
     alone_ms: float
     beside_ms: float
+    waits_beside: float
     images_per_s: float
 
     @property
@@ -46,14 +50,16 @@ def measure_contention(loader: TrainLoader, *, seconds: float = 5.0) -> Contenti
     reader = _Reader(loader)
     try:
         time.sleep(seconds / 5)
-        before, begin, found = reader.images, time.perf_counter(), []
+        before, begin, found, waits = reader.images, time.perf_counter(), [], 0
         while time.perf_counter() - begin < seconds:
+            waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
             found.append(operations())
+            waits += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - waited
             time.sleep(0.001)
         rate = (reader.images - before) / (time.perf_counter() - begin)
     finally:
         reader.stop()
-    return Contention(alone, statistics.median(found), rate)
+    return Contention(alone, statistics.median(found), waits / len(found), rate)
 
 
 class _Reader:

@@ -40,12 +40,13 @@ def main(config: Any) -> None:
     from vitaos.runtime.world import choose_device  # noqa: PLC0415
 
     rows = []
-    print("workers  decoding in     alone   beside  factor   images/s")
+    print("workers  decoding in     alone    beside  factor  waits   images/s")
     for workers in config.workers:
         for where in ("threads", "process"):
             found = measure_sleeping(config, workers, own_process=where == "process")
             print(
                 f"{workers:7d}  {where:11s} {found.alone_ms:6.2f} ms {found.beside_ms:6.2f} ms  x{found.factor:5.2f} "
+                f"{found.waits_beside:6.1f} "
                 f"{found.images_per_s:10,.0f}",
                 flush=True,
             )
