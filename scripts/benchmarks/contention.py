@@ -1,8 +1,8 @@
 """How much a loader slows the thread that launches small operations, as a training thread does.
 
-Both need Python's lock. The operations are on eight numbers: what they cost is the interpreter's work. Beside their time
-stands how often their thread waited (its voluntary context switches): that is for the lock, and shows it on a machine
-that is busy with other things as well.
+Both need Python's lock. The operations are on eight numbers: what they cost is the interpreter's work. Beside their
+time stands how often their thread waited (its voluntary context switches): that is for the lock, and shows it on a
+machine that is busy with other things as well.
 """
 
 import resource
@@ -55,7 +55,6 @@ def measure_contention(loader: TrainLoader, *, seconds: float = 5.0) -> Contenti
             waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
             found.append(operations())
             waits += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - waited
-            time.sleep(0.001)
         rate = (reader.images - before) / (time.perf_counter() - begin)
     finally:
         reader.stop()
