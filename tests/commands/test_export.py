@@ -35,6 +35,29 @@ def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return model(images)
 
 
+def test_an_exported_folder_is_evaluated_as_its_run(run: Run, digits_root: Path, tmp_path: Path) -> None:
+    assert run("name=a", "attnscale=true", "skip_gain=0.5", "recipe.ema_decay=null") == 0
+    export(f"checkpoint={tmp_path / 'a'}", f"out={tmp_path / 'given'}")
+    data = ["data=digits", f"data.root={digits_root}", "data.loader=folder", "data.workers=0", "device=cpu"]
+    found = vitaos.evaluate([f"checkpoint={tmp_path / 'given'}", *data])
+    (line,) = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert (found["count"], found["techniques"]) == (360, {"attnscale": True})
+    assert found["top1"] == pytest.approx(line["val_top1"])
+    assert found["loss"] == pytest.approx(line["val_loss"], rel=1e-5)
+    with pytest.raises(ValueError, match=r"is an exported model and has no images with it: add data="):
+        vitaos.evaluate([f"checkpoint={tmp_path / 'given'}", "device=cpu"])
+    with pytest.raises(ValueError, match="no running average"):
+        vitaos.evaluate([f"checkpoint={tmp_path / 'given'}", "weights=ema", *data])
+    config = tmp_path / "given" / "config.json"
+    config.write_text(
+        json.dumps(
+            json.loads(config.read_text()) | {"vitaos": {"backbone": "deit_ti12", "techniques": {"checkpoint": 1}}}
+        )
+    )
+    with pytest.raises(ValueError, match="names a technique that is none: checkpoint"):
+        vitaos.evaluate([f"checkpoint={tmp_path / 'given'}", *data])
+
+
 def test_an_exported_run_gives_the_same_logits(run: Run, tmp_path: Path) -> None:
     assert run("name=a", "attnscale=true", "skip_gain=0.5") == 0
     images = torch.randn(2, 3, 32, 32)

@@ -12,12 +12,14 @@ from vitaos.assembly.model_size import check_model_size
 from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.resume import FORMAT, find_newest
 from vitaos.checkpoint.safe_load import load_file
-from vitaos.config import CheckpointSource, DataConfig, RecipeConfig, TrainConfig
+from vitaos.config import CheckpointSource, DataConfig, ModelConfig, RecipeConfig, TrainConfig, technique_flags
 from vitaos.data import EvalLoader, default_workers
 from vitaos.data.corruptions import Corruption
 from vitaos.data.folder.digits import digits_folder
 from vitaos.runtime.world import World
 from vitaos.weights import load as weight_files
+from vitaos.weights import pretrained
+from vitaos.weights.hub import CONFIG_NAME, WEIGHTS_NAME
 from vitaos.weights.names import has_average
 
 
@@ -90,11 +92,14 @@ class EvalTarget:
 
 
 def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
-    """Read a checkpoint and decide what describes it.
+    """Read a checkpoint and decide what describes it: a run folder, a file, or a folder of ``vitaos export``.
 
     Raises:
-        ValueError: no such checkpoint, or a foreign file without ``model`` or ``data``.
+        ValueError: no such checkpoint, an exported folder without ``data``, or a foreign file without ``model`` or
+            ``data``.
     """
+    if is_exported(Path(checkpoint)):
+        return exported_target(source, Path(checkpoint))
     path, content = _read(Path(checkpoint))
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
@@ -109,6 +114,49 @@ def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
             "it was trained) and data=..., for example model=deit_s24 attnscale=true data=imagenet data.root=DIR"
         )
     return _described_by(source, source.data, path, content)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether it is a folder that ``vitaos export`` wrote, or one of timm's."""
+    return (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
+
+
+def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
+    """The model that an exported folder describes, and the images of the command line as it wants to see them.
+
+    Raises:
+        ValueError: no images are named, or the folder describes no model.
+    """
+    if source.data is None:
+        raise ValueError(f"{folder} is an exported model and has no images with it: add data=NAME data.root=DIR")
+    told = pretrained.describe(folder)
+    unknown = sorted(set(told.techniques) - set(technique_flags(source)))
+    if unknown:
+        raise ValueError(f"{folder}: {CONFIG_NAME} names a technique that is none: {', '.join(unknown)}")
+    keywords, seen = dict(told.keywords), told.preprocessing
+    depth, size = keywords.pop("depth", None), keywords.pop("img_size", None)
+    names = told.class_names
+    try:
+        size = seen["input_size"][-1] if "input_size" in seen else int(size or source.data.img_size)
+        data = replace(
+            source.data,
+            mean=[float(value) for value in seen.get("mean", source.data.mean)],
+            std=[float(value) for value in seen.get("std", source.data.std)],
+            resize="area" if seen.get("interpolation") == "box" else "bicubic",
+        )
+        recipe = replace(source.recipe, eval_crop=float(seen.get("crop_pct", source.recipe.eval_crop)))
+        names = None if names is None else [str(name) for name in names]
+    except (TypeError, ValueError, LookupError) as error:
+        raise ValueError(f"{folder}: {CONFIG_NAME} is damaged: {error}") from error
+    described = replace(
+        source,
+        model=ModelConfig(told.name, keywords),
+        depth=depth,
+        skip_gain=told.skip_gain,
+        **{name: True if options == {} else options for name, options in told.techniques.items()},
+    )
+    path = folder / WEIGHTS_NAME
+    return EvalTarget(path, load_file(path), described, data, source.img_size or size, recipe, names)
 
 
 def untrained(source: CheckpointSource) -> EvalTarget:

@@ -89,7 +89,7 @@ class TrainConfig:
 class CheckpointSource:
     """Which model is looked at and on which images: what an evaluation and an analysis have in common."""
 
-    checkpoint: Any = key(None, "a run folder or a file", is_path=True)
+    checkpoint: Any = key(None, "a run or exported folder, or a file", is_path=True)
     model: ModelConfig | None = key(None, f"the backbone, {_FOREIGN}")
     depth: int | None = key(None, f"number of blocks, {_FOREIGN}", low=1, high=_DEEPEST)
     skip_gain: float = key(1.0, f"as it was trained, {_FOREIGN}", low=0, high=1)
@@ -111,7 +111,7 @@ class CheckpointSource:
 class EvalConfig(CheckpointSource):
     """Everything about an evaluation."""
 
-    checkpoint: str | None = key(None, "a run folder or a file", is_path=True)
+    checkpoint: str | None = key(None, "a run or exported folder, or a file", is_path=True)
     dataset: str = key(
         "val",
         "the held-out images, with the ReaL labels, or ImageNet-V2, -A, -R, -Sketch, -C in data.val",

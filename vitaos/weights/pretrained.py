@@ -7,6 +7,7 @@ building another network; :func:`from_pretrained` reads both.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,6 +102,55 @@ def from_pretrained(source: str | Path) -> nn.Module:
     Raises:
         ValueError: no such source, a configuration that is none, or weights that do not fit it.
     """
+    described = describe(source)
+    try:
+        model = create_model(
+            described.name,
+            num_classes=described.num_classes,
+            skip_gain=described.skip_gain,
+            **described.keywords,
+            **described.techniques,
+        ).eval()
+        report = load_weights(model, locate(source, WEIGHTS_NAME))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    if report.missing or report.unexpected:
+        raise ValueError(f"{source}: the weights are not those of {CONFIG_NAME}:\n{report}")
+    built: Any = model
+    names = {} if described.class_names is None else {"label_names": described.class_names}
+    built.pretrained_cfg |= {**described.preprocessing, **names}
+    return model
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a ``config.json`` says of its model.
+
+    Attributes:
+        name: the architecture, of vitaos or timm.
+        num_classes: of the classifier.
+        keywords: further arguments of the architecture.
+        skip_gain: the residual around attention.
+        techniques: name -> True or options.
+        class_names: what the answers mean, in their order; None where it does not say.
+        preprocessing: ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``input_size``, as far as it says.
+    """
+
+    name: str
+    num_classes: Any
+    keywords: dict[str, Any]
+    skip_gain: Any
+    techniques: dict[str, Any]
+    class_names: Any
+    preprocessing: dict[str, Any]
+
+
+def describe(source: str | Path) -> Description:
+    """The description of a folder or repository, without its weights; nothing of it is trusted but its shape.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
     config = read_config(locate(source, CONFIG_NAME), source)
     section, arguments = config.get(_SECTION, {}), config.get("model_args", {})
     if not isinstance(section, dict) or not isinstance(arguments, dict):
@@ -110,17 +160,15 @@ def from_pretrained(source: str | Path) -> nn.Module:
         raise ValueError(f"{source}: {CONFIG_NAME} names no architecture.")
     num_classes: Any = config.get("num_classes", arguments.get("num_classes", 1000))
     keywords = {key: _tuples(value) for key, value in arguments.items() if key != "num_classes"}
-    try:
-        gain = section.get("skip_gain", 1.0)
-        model = create_model(name, num_classes=num_classes, skip_gain=gain, **keywords, **flags).eval()
-        report = load_weights(model, locate(source, WEIGHTS_NAME))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{source}: {error}") from error
-    if report.missing or report.unexpected:
-        raise ValueError(f"{source}: the weights are not those of {CONFIG_NAME}:\n{report}")
-    described: Any = model
-    described.pretrained_cfg |= _preprocessing(config)
-    return model
+    return Description(
+        name=name,
+        num_classes=num_classes,
+        keywords=keywords,
+        skip_gain=section.get("skip_gain", 1.0),
+        techniques=flags,
+        class_names=config.get("label_names"),
+        preprocessing=_preprocessing(config),
+    )
 
 
 def read_config(path: Path, source: str | Path) -> dict[str, Any]:
@@ -152,5 +200,4 @@ def _tuples(value: Any) -> Any:
 def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
     stored = config.get("pretrained_cfg")
     kept = {key: stored[key] for key in _PREPROCESSING if key in stored} if isinstance(stored, dict) else {}
-    names = {"label_names": config["label_names"]} if "label_names" in config else {}
-    return {key: _tuples(value) for key, value in kept.items()} | names
+    return {key: _tuples(value) for key, value in kept.items()}
