@@ -148,12 +148,13 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
         names = None if names is None else [str(name) for name in names]
     except (TypeError, ValueError, LookupError) as error:
         raise ValueError(f"{folder}: {CONFIG_NAME} is damaged: {error}") from error
+    flags: dict[str, Any] = {name: options if options != {} else True for name, options in told.techniques.items()}
     described = replace(
         source,
         model=ModelConfig(told.name, keywords),
         depth=depth,
         skip_gain=told.skip_gain,
-        **{name: True if options == {} else options for name, options in told.techniques.items()},
+        **flags,
     )
     path = folder / WEIGHTS_NAME
     return EvalTarget(path, load_file(path), described, data, source.img_size or size, recipe, names)

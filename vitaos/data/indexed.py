@@ -5,6 +5,7 @@ those of class folders.
 """
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -111,6 +112,7 @@ class TarImages(IndexedImages):
     def __init__(self, root: Path) -> None:
         from timm.data.readers.reader_image_in_tar import ReaderImageInTar  # noqa: PLC0415  # slow to import
 
+        logging.getLogger("timm.data.readers").setLevel(logging.WARNING)  # it tells each step of a scan
         try:
             # Archives stay closed between two reads: an open one that processes share has one position for all.
             self._reader = ReaderImageInTar(str(root), cache_tarfiles=False)
