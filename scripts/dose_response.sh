@@ -71,7 +71,7 @@ for seed in $seeds; do # a seed is a whole grid: the study can be read while it 
   done
 done | xargs -P "$at_a_time" -I{} bash -c 'run {}'
 if [ -z "$rates" ]; then # the recipe's rate for all, also where others have been tried before
-  $python scripts/report.py runs="$out/runs/*-s[0-9]" out="$out/report"
+  $python scripts/report.py runs="'$out/runs/*-s?'" out="$out/report"
 else
   $python scripts/report.py runs="$out/runs/*" choose=recipe.lr out="$out/report"
 fi
