@@ -33,9 +33,11 @@ from vitaos.data.ffcv.process_messages import Logged, Made, Order, PoolOptions, 
 
 _CLOSE_SECONDS: Final = 5.0
 
-# By import and not as ``-m``, so that messages are of the same classes on both sides.
+# By import and not as ``-m``, so that messages are of the same classes on both sides. torch comes first because what
+# prepares it on the null GPU imports modules of vitaos.
 PROGRAM: Final = """
 import sys
+import torch
 from multiprocessing.connection import Connection
 from vitaos.data.ffcv.process_worker import serve
 serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
