@@ -56,7 +56,7 @@ class Run:
 
 def build_run(overrides: list[str], *, world: World | None = None, **others: Any) -> Run:
     """What train.py does between reading its configuration and the first step, without a run folder."""
-    # Dozens of runs in one process, each with a few steps: a process for the batches of each would take longer than they.
+    # Dozens of runs of a few steps in one process: a process for the batches of each would take longer than they do.
     overrides = ["data.decode_in=threads", *overrides]
     config = cli.compose(overrides, config_name="train", schema=TRAIN_SCHEMA)
     world = world or initialize(config.device)
