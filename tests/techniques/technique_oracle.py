@@ -180,7 +180,7 @@ def _selecting_block(block: Any, x: Tensor) -> Tensor:
         part.reshape(batch, tokens, attention.num_heads, -1).transpose(1, 2)
         for part in attention.qkv(block.norm1(x)).chunk(3, -1)
     )
-    weights = _softmax_map(attention, q, k, None)
+    weights = _softmax_map(attention, q, k, None, None)
     x = x + attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, -1))
     stay, selected = math.ceil(0.7 * (tokens - 1)), []
     for image in range(batch):
