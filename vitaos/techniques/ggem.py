@@ -7,7 +7,7 @@ those of GeM as it is commonly written. Parameter ``ggem_power`` (groups,), in t
 
 Not the identity at the start, nor mean pooling at p = 1: what the last LayerNorm leaves is negative half of the time.
 Computed in float32 from logarithms, so that no power overflows. Class and register tokens are not pooled;
-merged tokens count by their size.
+merging tokens beside it is refused.
 """
 
 from typing import Any, Final
@@ -17,9 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitaos.techniques.record import PassRecord
 from vitaos.techniques.sites import Site
-from vitaos.techniques.sized_pooling import SizedPooling, pooled_sizes
 from vitaos.techniques.technique import Technique
 
 
@@ -29,7 +27,6 @@ class GroupedGeneralizedMean(nn.Module):
     def __init__(self, power: nn.Parameter) -> None:
         super().__init__()
         self.ggem_power = power
-        self.record: PassRecord | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The generalized mean over all positions."""
@@ -38,13 +35,9 @@ class GroupedGeneralizedMean(nn.Module):
         power_G1 = self.ggem_power.to(wide_BNC.dtype).unsqueeze(-1)
         B, N, C = wide_BNC.shape
         logs_BNGK = wide_BNC.clamp(min=1e-6).log().view(B, N, power_G1.shape[0], C // power_G1.shape[0])
-        terms_BNGK = power_G1 * logs_BNGK
+        total_BGK = torch.logsumexp(power_G1 * logs_BNGK, dim=1)
         count = torch.full_like(power_G1, float(N))
-        sizes_BN = pooled_sizes(self.record, N)
-        if sizes_BN is not None:
-            terms_BNGK = terms_BNGK + sizes_BN.log()[:, :, None, None]
-            count = sizes_BN.sum(dim=1)[:, None, None]
-        pooled_BGK = ((torch.logsumexp(terms_BNGK, dim=1) - count.log()) / power_G1).exp()
+        pooled_BGK = ((total_BGK - count.log()) / power_G1).exp()
         return pooled_BGK.flatten(1).to(x.dtype)
 
 
@@ -56,7 +49,7 @@ def _check(sites: list[Site], power: float) -> None:
         pools = (
             type(model).pool is VisionTransformer.pool and type(model).forward_head is VisionTransformer.forward_head
         )
-        pools = pools and isinstance(model.attn_pool, SizedPooling | None) and bool(model.global_pool)
+        pools = pools and model.attn_pool is None and bool(model.global_pool)
     else:
         pools = isinstance(model, SwinTransformer) and bool(model.head.global_pool.pool_type)
     if not pools:
@@ -70,7 +63,6 @@ def _fill(sites: list[Site], power: float) -> None:
     model: Any = sites[0].model
     pooling = GroupedGeneralizedMean(sites[-1].parameter(sites[-1].num_heads, power)).train(model.training)
     if isinstance(model, VisionTransformer):
-        pooling.record = getattr(model.attn_pool, "record", None)
         model.attn_pool = pooling  # type: ignore[assignment]  # timm names one kind
     else:
         pooling.pool_type = model.head.global_pool.pool_type  # timm asks for it where it resets the classifier

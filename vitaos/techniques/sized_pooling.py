@@ -25,22 +25,14 @@ class SizedPooling(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """The last N tokens of the pass: (B, N, C) -> (B, C)."""
-        mean_BC = token_mean(x_BNC, pooled_sizes(self.record, x_BNC.shape[1])).squeeze(1).to(x_BNC.dtype)
+        sizes_BN = self.record.sizes_BN
+        self.record.clear()
+        sizes_BN = None if sizes_BN is None else sizes_BN[:, -x_BNC.shape[1] :]
+        mean_BC = token_mean(x_BNC, sizes_BN).squeeze(1).to(x_BNC.dtype)
         return mean_BC if self.kind == "avg" else 0.5 * (x_BNC.amax(dim=1) + mean_BC)
 
 
-def pooled_sizes(record: PassRecord | None, tokens: int) -> Tensor | None:
-    """Sizes of the last tokens of a pass, (B, tokens), or None where each stands for itself; empties the record."""
-    if record is None:
-        return None
-    sizes_BN = record.sizes_BN
-    record.clear()
-    return None if sizes_BN is None else sizes_BN[:, -tokens:]
-
-
 def pool_by_size(backbone: Any, record: PassRecord) -> None:
-    """Let what pools a ViT's tokens, their mean or a technique's, weigh merged tokens by their size."""
-    if hasattr(backbone.attn_pool, "record"):
-        backbone.attn_pool.record, record.keeps_sizes = record, True
-    elif backbone.global_pool in _MEANS:
+    """Let a ViT's mean pooling weigh merged tokens by their size; other pooling stays."""
+    if backbone.global_pool in _MEANS:
         backbone.attn_pool, record.keeps_sizes = SizedPooling(record, backbone.global_pool), True
