@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitaos.techniques.record import share_record
 from vitaos.techniques.sites import Site, fill
-from vitaos.techniques.slots import Attend
+from vitaos.techniques.slot_calls import Attend
 from vitaos.techniques.technique import Technique
 
 _KEY: Final = "neutreno"

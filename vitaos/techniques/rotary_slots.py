@@ -15,32 +15,27 @@ from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor
 
-from vitaos.techniques.folding import bands_of_map, bands_of_output, project
-from vitaos.techniques.record import PassRecord
-from vitaos.techniques.slots import (
+from vitaos.techniques.folding import bands_of_output, project
+from vitaos.techniques.slot_calls import (
     Attend,
-    Slot,
-    _added_to_scores,
-    _attend_with_map,
-    _check_masks,
-    _enter,
-    _leave,
-    _masked,
-    _residual,
-    _run,
-    _run_heads,
-    _run_operators,
+    AttentionSlots,
+    BlockSlots,
+    added_to_scores,
+    attend_fused,
+    attend_with_map,
+    check_masks,
+    enter,
+    leave,
+    masked,
+    mix_values,
+    residual,
+    run_slot,
+    total_of,
 )
 
 
-class SlottedEvaAttention(EvaAttention):
+class SlottedEvaAttention(AttentionSlots, EvaAttention):
     """timm's attention with rotary positions, with slots."""
-
-    scores: Slot = ()
-    operators: Slot
-    maps: Slot
-    record: PassRecord | None = None
-    heads: Slot = ()
 
     def forward(
         self,
@@ -52,79 +47,61 @@ class SlottedEvaAttention(EvaAttention):
         bands: Any = None,
     ) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments as timm's, ``bands`` as ``slots.SlottedAttention``'s."""
-        B, N, _ = x.shape
+        N = x.shape[1]
         q_BHND, k_BHND, v_BHND = _queries_keys_values(self, x)
         q_BHND, k_BHND = self.q_norm(q_BHND), self.k_norm(k_BHND)
         if rope is not None:
             q_BHND, k_BHND = (_rotated(self, part, rope).type_as(v_BHND) for part in (q_BHND, k_BHND))
-        added = _added_to_scores(self, q_BHND, k_BHND)
+        added = added_to_scores(self, q_BHND, k_BHND)
         if added is not None:
-            attn_mask, is_causal = _masked(added, attn_mask, is_causal, N), False
+            attn_mask, is_causal = masked(added, attn_mask, is_causal, N), False
         if self.fused_attn and not self.maps:
-            attend: Attend = partial(_attend_fused, self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
+            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = _attend_with_map(self, _masked(scores_BHNM, attn_mask, is_causal, N))
-        operators, of_map = bands_of_map(self)
-        z_BHND = _run_heads(self, x, v_BHND, _run_operators(operators, self, attend, v_BHND))
-        z_BNC = self.norm(z_BHND.transpose(1, 2).reshape(B, N, -1))
+            attend = attend_with_map(self, masked(scores_BHNM, attn_mask, is_causal, N))
+        z_BNC, of_map = mix_values(self, x, attend, v_BHND)
+        z_BNC = self.norm(z_BNC)
         if self.gate is not None:
             z_BNC = z_BNC * self.gate(x).sigmoid()
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
 
 
-class SlottedBeitAttention(BeitAttention):
+class SlottedBeitAttention(AttentionSlots, BeitAttention):
     """timm's attention of BEiT, with relative position biases, with slots."""
-
-    scores: Slot = ()
-    operators: Slot
-    maps: Slot
-    record: PassRecord | None = None
-    heads: Slot = ()
 
     def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None, *, bands: Any = None) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments as timm's, ``bands`` as ``slots.SlottedAttention``'s."""
-        B, N, _ = x.shape
         q_BHND, k_BHND, v_BHND = _queries_keys_values(self, x)
-        bias = _sum(
+        bias = total_of(
             self._get_rel_pos_bias() if self.relative_position_bias_table is not None else None,
             shared_rel_pos_bias,
-            _added_to_scores(self, q_BHND, k_BHND),
+            added_to_scores(self, q_BHND, k_BHND),
         )
         if self.fused_attn and not self.maps:
-            attend: Attend = partial(_attend_fused, self, q_BHND, k_BHND, mask=bias)
+            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=bias)
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = _attend_with_map(self, scores_BHNM if bias is None else scores_BHNM + bias)
-        operators, of_map = bands_of_map(self)
-        z_BHND = _run_heads(self, x, v_BHND, _run_operators(operators, self, attend, v_BHND))
-        z_BNC = z_BHND.transpose(1, 2).reshape(B, N, -1)
+            attend = attend_with_map(self, scores_BHNM if bias is None else scores_BHNM + bias)
+        z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
 
 
-class _SlottedGammaBlock:
+class _SlottedGammaBlock(BlockSlots):
     """The forward pass of a pre-norm block whose LayerScale is a parameter, or None."""
-
-    pre_norm: Slot
-    post_attention: Slot
-    tokens: Slot = ()
-    losses: Slot = ()
-    record: PassRecord | None = None
-    place: int = 0
-    skip_gain: float
 
     def forward(self: Any, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """x: (B, N, C) -> (B, N, C); further arguments (rotations, biases, masks) go to the attention."""
-        _enter(self)
-        _check_masks(self, (*args, *keywords.values()))
+        enter(self)
+        check_masks(self, (*args, *keywords.values()))
         post_attention, bands = bands_of_output(self)
         if bands is not None:
             keywords["bands"] = bands
-        y_BNC = self.attn(self.norm1(_run(self.pre_norm, self, x)), *args, **keywords)
-        x = _residual(self.skip_gain, x, self.drop_path1(_scaled(self.gamma_1, _run(post_attention, self, y_BNC))))
-        x = _run(self.tokens, self, x)
-        y_BNC = self.mlp(self.norm2(_run(self.pre_norm, self, x)))
-        return _leave(self, x + self.drop_path2(_scaled(self.gamma_2, y_BNC)))
+        y_BNC = self.attn(self.norm1(run_slot(self.pre_norm, self, x)), *args, **keywords)
+        x = residual(self.skip_gain, x, self.drop_path1(_scaled(self.gamma_1, run_slot(post_attention, self, y_BNC))))
+        x = run_slot(self.tokens, self, x)
+        y_BNC = self.mlp(self.norm2(run_slot(self.pre_norm, self, x)))
+        return leave(self, x + self.drop_path2(_scaled(self.gamma_2, y_BNC)))
 
 
 class SlottedEvaBlock(_SlottedGammaBlock, EvaBlock):
@@ -160,21 +137,6 @@ def _rotated(attention: Any, x_BHND: Tensor, rope: Tensor) -> Tensor:
     prefix = attention.num_prefix_tokens
     patches = apply_rot_embed_cat(x_BHND[:, :, prefix:], rope, half=getattr(attention, "rotate_half", False))
     return torch.cat([x_BHND[:, :, :prefix], patches], dim=2)
-
-
-def _attend_fused(
-    attention: Any, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, *, mask: Tensor | None, is_causal: bool = False
-) -> Tensor:
-    dropout = attention.attn_drop.p if attention.training else 0.0
-    return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, mask, dropout, is_causal)
-
-
-def _sum(*terms: Tensor | None) -> Tensor | None:
-    total: Tensor | None = None
-    for term in terms:
-        if term is not None:
-            total = term if total is None else total + term
-    return total
 
 
 def _scaled(gamma: Tensor | None, y_BNC: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from vitaos.dtypes import at_least_float32
 from vitaos.techniques.recombine import token_mean
 from vitaos.techniques.record import sizes_of
 from vitaos.techniques.sites import Site, fill
-from vitaos.techniques.slots import Attend
+from vitaos.techniques.slot_calls import Attend
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 30

@@ -12,6 +12,7 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
+from torch.nn.utils import skip_init
 
 from vitaos.techniques.rotary_slots import (
     SlottedBeitAttention,
@@ -19,8 +20,8 @@ from vitaos.techniques.rotary_slots import (
     SlottedEvaAttention,
     SlottedEvaBlock,
 )
+from vitaos.techniques.slot_calls import SlotFunction
 from vitaos.techniques.slots import (
-    SlotFunction,
     SlottedAttention,
     SlottedBlock,
     SlottedCaitBlock,
@@ -143,7 +144,8 @@ class Site:
     def linear(self, outputs: int) -> nn.Linear:
         """A new linear layer C -> outputs with bias, all 0, on the device and in the dtype of this block."""
         weight = self.attention.proj.weight
-        layer = nn.Linear(self.dim, outputs, device=weight.device, dtype=weight.dtype)
+        # Without torch's own random start, which would be drawn for nothing and move what is drawn after it.
+        layer = skip_init(nn.Linear, self.dim, outputs, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
         return layer

@@ -17,7 +17,7 @@ from torch import Tensor
 from vitaos.dtypes import at_least_float32
 from vitaos.techniques.record import share_record
 from vitaos.techniques.sites import Site, fill
-from vitaos.techniques.slots import Attend
+from vitaos.techniques.slot_calls import Attend
 from vitaos.techniques.technique import Technique
 
 _KEY: Final = "value_residual"
