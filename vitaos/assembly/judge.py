@@ -55,11 +55,8 @@ class Judge:
         self._config, self._world = config, world
         self._normalize: Callable[[Tensor], Tensor] = builders.build_normalize(target.data)
         self._precision: Precision = build_precision(config.precision, world.device)
-        model = build_model(target, answers).to(world.device)
         by_classifier = config.metric == BY_CLASSIFIER
-        target.load_weights(model, weights, classifier="strict" if by_classifier else "fit")
-        if config.zero_learned:
-            zero_learned_values(model)
+        model = _load(config, target, weights, answers, world.device)
         if config.polyphase_anchoring:
             self._normalize = _in_turn(self._normalize, anchoring(model))
         if config.channels_last:
@@ -111,6 +108,15 @@ class Judge:
         results = {k: count(head, features, lambda images: images) for k, head in self._heads.items()}
         first = next(iter(results.values()))
         return Judgment(first, results if self._config.metric == "knn" else {})
+
+
+def _load(config: EvalConfig, target: EvalTarget, weights: str, answers: int, device: torch.device) -> nn.Module:
+    """The model with these weights: filled where it was built, so that it is brought to the device once."""
+    model = build_model(target, answers)
+    target.load_weights(model, weights, classifier="strict" if config.metric == BY_CLASSIFIER else "fit")
+    if config.zero_learned:
+        zero_learned_values(model)
+    return model.to(device)
 
 
 def _in_turn(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
