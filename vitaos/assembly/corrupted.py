@@ -9,8 +9,8 @@ from typing import Any
 
 from vitaos.assembly import imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader
-from vitaos.assembly.evaluation_report import counts, described, results_folder, write_rows
-from vitaos.assembly.judge import BY_CLASSIFIER, Judge, answer_names
+from vitaos.assembly.evaluation_report import counts, described, results_folder, results_stem, write_rows
+from vitaos.assembly.judge import Judge, answer_names
 from vitaos.config import EvalConfig
 from vitaos.data import EvalLoader
 from vitaos.data.corruptions import (
@@ -119,11 +119,7 @@ class CorruptionReport:
 
     def write(self) -> list[Path]:
         """JSON, and a CSV with a row for each corruption and severity."""
-        stem = f"{file_name(self.target.data.name)}-c"
-        if self.config.zero_learned:
-            stem += "-zeroed"
-        if self.config.metric != BY_CLASSIFIER:
-            stem += f"-{self.config.metric}"
+        stem = results_stem(self.config, self.target, "c")
         folder = results_folder(self.config, self.target)
         summary, cells = folder / f"{stem}.json", folder / f"{stem}.csv"
         summary.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")

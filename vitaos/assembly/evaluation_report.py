@@ -70,13 +70,7 @@ class Report:
     def write(self) -> list[Path]:
         """Write the files and return their paths."""
         folder = results_folder(self.config, self.target)
-        stem = f"{file_name(self.target.data.name)}-{self.config.dataset}"
-        if self.config.zero_learned:
-            stem += "-zeroed"
-        if self.config.polyphase_anchoring:
-            stem += "-anchored"
-        if self.config.metric != BY_CLASSIFIER:
-            stem += f"-{self.config.metric}"
+        stem = results_stem(self.config, self.target, self.config.dataset)
         summary, by_class = folder / f"{stem}.json", folder / f"{stem}-classes.csv"
         summary.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
         write_rows(by_class, self._rows())
@@ -203,6 +197,16 @@ def results_folder(config: EvalConfig, target: EvalTarget) -> Path:
         folder = target.file.with_name(f"{target.file.stem}_evaluation")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def results_stem(config: EvalConfig, target: EvalTarget, judged_on: str) -> str:
+    """How the files' names begin: the data, what was judged on, and what was done to model or images."""
+    stem = f"{file_name(target.data.name)}-{judged_on}"
+    if config.zero_learned:
+        stem += "-zeroed"
+    if config.polyphase_anchoring:
+        stem += "-anchored"
+    return stem if config.metric == BY_CLASSIFIER else f"{stem}-{config.metric}"
 
 
 def write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:

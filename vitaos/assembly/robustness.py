@@ -15,7 +15,7 @@ from vitaos.analysis.robustness.samples import Respondent, Samples
 from vitaos.analysis.robustness.table import Table
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_model, resolve_checkpoint
-from vitaos.assembly.evaluation_report import results_folder
+from vitaos.assembly.evaluation_report import results_folder, results_stem
 from vitaos.assembly.judge import zero_learned_values
 from vitaos.batch import Batch
 from vitaos.checkpoint.folder import run_folder_of
@@ -183,8 +183,7 @@ def _write(table: Table, subject: _Subject, folder: Path) -> list[Path]:
     """A table as CSV; with JSON and a figure where it is a test of its own."""
     config, target = subject.config, subject.target
     data = file_name(target.data.name)
-    changed = ("-zeroed" if config.zero_learned else "") + ("-anchored" if config.polyphase_anchoring else "")
-    stem = folder / f"{data}-{config.dataset}{changed}-robustness-{table.test}"
+    stem = folder / f"{results_stem(config, target, config.dataset)}-robustness-{table.test}"
     files = [stem.with_name(f"{stem.name}.csv")]
     table.write_csv(files[0])
     if table.test in _TESTS:

@@ -10,11 +10,10 @@ from typing import Any, Final
 from vitaos.assembly import corrupted, imagenet
 from vitaos.assembly.corrupted import Corrupted, CorruptionReport
 from vitaos.assembly.eval_target import EvalTarget, build_loader
-from vitaos.assembly.evaluation_report import Report, described, results_folder, write_rows
-from vitaos.assembly.judge import BY_CLASSIFIER, Judge, Judgment, answer_names
+from vitaos.assembly.evaluation_report import Report, described, results_folder, results_stem, write_rows
+from vitaos.assembly.judge import Judge, Judgment, answer_names
 from vitaos.config import ConfigError, DataConfig, EvalConfig
 from vitaos.data import EvalLoader
-from vitaos.files import file_name
 from vitaos.runtime.world import World
 from vitaos.suggest import did_you_mean
 
@@ -149,11 +148,7 @@ class SuiteReport:
     def write(self) -> list[Path]:
         """The files of every dataset, then the suite's JSON and CSV."""
         written = [path for report in self.reports.values() for path in report.write()]
-        stem = f"{file_name(self.target.data.name)}-suite"
-        if self.config.zero_learned:
-            stem += "-zeroed"
-        if self.config.metric != BY_CLASSIFIER:
-            stem += f"-{self.config.metric}"
+        stem = results_stem(self.config, self.target, "suite")
         folder = results_folder(self.config, self.target)
         summary, table = folder / f"{stem}.json", folder / f"{stem}.csv"
         summary.write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")

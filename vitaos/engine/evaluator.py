@@ -95,7 +95,7 @@ class _PredictionTable:
 
     def add(self, positions_B: Tensor, targets_B: Tensor, answers_B: Tensor, right_B: Tensor) -> None:
         rows = torch.stack([targets_B + 1, answers_B + 1, right_B])
-        self.table[:, _without_waiting(positions_B, self.table.device)] = rows.to(self.table.dtype)
+        self.table[:, positions_B] = rows.to(self.table.dtype)
 
     def result(self, world: World) -> Predictions:
         target, predicted, correct = world.all_reduce(self.table).cpu().numpy()
@@ -159,11 +159,13 @@ def evaluate(
             _check_answers(logits_BK.shape[1], num_classes)
             on_device = None if accepted is None else _without_waiting(accepted, world.device)
             answers_B, right_B, judged_B = _add(counts, logits_BK, targets, on_device)
+            if table is None and confidences is None:
+                continue
+            places_B = _without_waiting(batch.positions, world.device)
             if table is not None:
-                table.add(batch.positions, targets, answers_B, right_B)
+                table.add(places_B, targets, answers_B, right_B)
             if confidences is not None:
-                places = _without_waiting(batch.positions, world.device)
-                confidences.add(places, logits_BK, targets, right_B, judged_B)
+                confidences.add(places_B, logits_BK, targets, right_B, judged_B)
     finally:
         model.train(was_training)
     world.all_reduce(counts.vector)
