@@ -1,13 +1,13 @@
-"""Measure: ``python scripts/benchmark.py step|tokens|fidelity|loader|augment|end_to_end key=value ...`` (``--help``
-after the first word).
+"""Measure: ``python scripts/benchmark.py step|loader|augment|end_to_end|... key=value ...`` (``--help`` after the
+first word).
 
 step        a training step and a forward pass, plain and with each technique, eager and compiled
-tokens      what token merging saves in the two, by the number of tokens that merge
-fidelity    how well merged tokens keep a trained model's features, by criterion
 loader      how fast images arrive, by loader and number of workers
 augment     the batched augmentation on the device against timm's on the CPU
 end_to_end  a training run's rate against that of its loader alone and of its steps alone
 contention  how much a loader slows the thread that trains, by number of threads
+tokens      what token merging saves in a step and a forward pass, by the number of tokens that merge
+fidelity    how well merged tokens keep a trained model's features, by criterion
 """
 
 import importlib
@@ -19,12 +19,12 @@ from vitaos.commands import take_command
 
 COMMANDS: Final = {
     "step": "scripts.benchmarks.step_command",
-    "tokens": "scripts.benchmarks.tokens_command",
-    "fidelity": "scripts.benchmarks.fidelity_command",
     "loader": "scripts.benchmarks.loader_command",
     "augment": "scripts.benchmarks.augment_command",
     "end_to_end": "scripts.benchmarks.end_to_end_command",
     "contention": "scripts.benchmarks.contention_command",
+    "tokens": "scripts.benchmarks.tokens_command",
+    "fidelity": "scripts.benchmarks.fidelity_command",
 }
 
 
