@@ -4,7 +4,7 @@ The plain model and each technique (those set to true; AttnScale and FeatScale w
 Prints a table; `out=FILE.json` keeps the numbers with hardware and versions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,12 +14,12 @@ from torch import nn
 import vitaos
 from scripts.benchmarks.hardware import describe, peak_flops
 from scripts.benchmarks.record import write_record
-from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, measure_step, table
+from scripts.benchmarks.step import FORWARD, PLAIN, TRAIN, Row, measure_step, table
 from vitaos import cli
 from vitaos import config as configuration
 from vitaos.config import ModelConfig, RecipeConfig, key
-from vitaos.engine.precision import build_precision
-from vitaos.runtime.world import DEVICES, initialize
+from vitaos.engine.precision import Precision, build_precision
+from vitaos.runtime.world import DEVICES, World, initialize
 from vitaos.technique_names import TECHNIQUE_HELP
 
 MODES: Final = {"both": (TRAIN, FORWARD), TRAIN: (TRAIN,), FORWARD: (FORWARD,)}
@@ -53,15 +53,46 @@ def command() -> None:
 
 def main(config: Any) -> None:
     """Measure, print, write."""
+    measured = measure_models(config, _makers(config), compiled=COMPILED[config.compile])
+    print(f"{measured.heading}; peak {measured.peak / 1e12:.2f} TFLOP/s ({measured.peak_source})")
+    print("\n".join(table(measured.rows)))
+    measured.write(config)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Steps of some models, and on what they were taken."""
+
+    world: World
+    precision: Precision
+    batch_size: int
+    peak: float
+    peak_source: str
+    hardware: dict[str, Any]
+    rows: list[Row]
+    heading: str
+
+    def write(self, config: Any, more: Sequence[dict[str, Any]] = ()) -> None:
+        """The record of ``out=FILE.json``, with further rows."""
+        write_record(
+            config.out,
+            config=asdict(config) | {"batch_size": self.batch_size, "precision": self.precision.name},
+            hardware=self.hardware | {"peak_flops": self.peak, "peak_from": self.peak_source},
+            rows=[*map(asdict, self.rows), *more],
+        )
+
+
+def measure_models(config: Any, makers: dict[str, Callable[[], nn.Module]], *, compiled: tuple[bool, ...]) -> Measured:
+    """Let these models take turns, as a :class:`StepConfig` says."""
     world = initialize(config.device)
     on_gpu = world.device.type == "cuda"
     precision = build_precision(config.precision or ("bf16" if on_gpu else "fp32"), world.device)
     batch_size = config.batch_size or (256 if on_gpu else 8)
     peak, source = peak_flops(world.device, precision.name)
     rows = measure_step(
-        _makers(config),
+        makers,
         modes=MODES[config.mode],
-        compiled=COMPILED[config.compile],
+        compiled=compiled,
         batch_size=batch_size,
         img_size=config.img_size,
         num_classes=config.num_classes,
@@ -72,17 +103,22 @@ def main(config: Any) -> None:
         steps=config.steps or (10 if on_gpu else 1),
     )
     hardware = describe(world.device)
-    print(
+    heading = (
         f"{config.model.name}, {config.img_size} px, batch {batch_size}, {precision.name}, medians of {config.rounds} "
-        f"rounds; {hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}; "
-        f"peak {peak / 1e12:.2f} TFLOP/s ({source})"
+        f"rounds; {hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}"
     )
-    print("\n".join(table(rows)))
-    write_record(
-        config.out,
-        config=asdict(config) | {"batch_size": batch_size, "precision": precision.name},
-        hardware=hardware | {"peak_flops": peak, "peak_from": source},
-        rows=[asdict(row) for row in rows],
+    return Measured(world, precision, batch_size, peak, source, hardware, rows, heading)
+
+
+def plain_maker(config: Any) -> partial[nn.Module]:
+    """Makes the model that a :class:`StepConfig` names, without techniques."""
+    return partial(
+        vitaos.create_model,
+        config.model.name,
+        num_classes=config.num_classes,
+        img_size=config.img_size,
+        depth=config.depth,
+        **config.model.keywords,
     )
 
 
@@ -92,12 +128,5 @@ def _makers(config: Any) -> dict[str, Callable[[], nn.Module]]:
     chosen: dict[str, dict[str, Any]] = {PLAIN: {}} | {name: {name: value} for name, value in asked.items()}
     if len(asked) > 1:
         chosen[" + ".join(asked)] = dict(asked)
-    make = partial(
-        vitaos.create_model,
-        config.model.name,
-        num_classes=config.num_classes,
-        img_size=config.img_size,
-        depth=config.depth,
-        **config.model.keywords,
-    )
+    make = plain_maker(config)
     return {name: partial(make, **techniques) for name, techniques in chosen.items()}

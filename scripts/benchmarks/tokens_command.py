@@ -7,23 +7,20 @@ itself (matching and means) in a forward pass is timed block by block. Other opt
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import vitaos
-from scripts.benchmarks.hardware import describe, peak_flops, synchronize
-from scripts.benchmarks.record import write_record
-from scripts.benchmarks.step import PLAIN, measure_step, table
-from scripts.benchmarks.step_command import MODES, StepConfig
+from scripts.benchmarks.hardware import synchronize
+from scripts.benchmarks.step import PLAIN, table
+from scripts.benchmarks.step_command import StepConfig, measure_models, plain_maker
 from vitaos import cli
 from vitaos import config as configuration
 from vitaos.config import key
-from vitaos.engine.precision import Precision, build_precision
-from vitaos.runtime.world import initialize
+from vitaos.engine.precision import Precision
 
 
 @dataclass
@@ -41,57 +38,26 @@ def command() -> None:
 
 def main(config: Any) -> None:
     """Measure, print, write."""
-    world = initialize(config.device)
-    on_gpu = world.device.type == "cuda"
-    precision = build_precision(config.precision or ("bf16" if on_gpu else "fp32"), world.device)
-    batch_size = config.batch_size or (256 if on_gpu else 8)
-    peak, source = peak_flops(world.device, precision.name)
     makers = _makers(config)
-    rows = measure_step(
-        makers,
-        modes=MODES[config.mode],
-        compiled=(False,),
-        batch_size=batch_size,
-        img_size=config.img_size,
-        num_classes=config.num_classes,
-        device=world.device,
-        precision=precision,
-        peak=peak,
-        rounds=config.rounds,
-        steps=config.steps or (10 if on_gpu else 1),
-    )
-    images = torch.randn(batch_size, 3, config.img_size, config.img_size, generator=torch.Generator().manual_seed(0))
+    measured = measure_models(config, makers, compiled=(False,))
+    device, precision = measured.world.device, measured.precision
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(measured.batch_size, 3, config.img_size, config.img_size, generator=generator)
     shares = {
-        name: merging_share(make().to(world.device).eval(), images.to(world.device), precision)
+        name: merging_share(make().to(device).eval(), images.to(device), precision)
         for name, make in makers.items()
         if name != PLAIN
     }
-    hardware = describe(world.device)
-    print(
-        f"{config.model.name}, {config.img_size} px, batch {batch_size}, {precision.name}, medians of {config.rounds} "
-        f"rounds; {hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}"
-    )
-    print("\n".join(table(rows)))
+    print(measured.heading)
+    print("\n".join(table(measured.rows)))
     print("\nShare of matching and means in a forward pass: ", end="")
     print(", ".join(f"{name} {100 * share:.1f}%" for name, share in shares.items()))
-    write_record(
-        config.out,
-        config=asdict(config) | {"batch_size": batch_size, "precision": precision.name},
-        hardware=hardware | {"peak_flops": peak, "peak_from": source},
-        rows=[asdict(row) for row in rows] + [{"name": name, "merging_share": share} for name, share in shares.items()],
-    )
+    measured.write(config, [{"name": name, "merging_share": share} for name, share in shares.items()])
 
 
 def _makers(config: Any) -> dict[str, Callable[[], nn.Module]]:
     """The plain model, and one for each r above 0."""
-    make = partial(
-        vitaos.create_model,
-        config.model.name,
-        num_classes=config.num_classes,
-        img_size=config.img_size,
-        depth=config.depth,
-        **config.model.keywords,
-    )
+    make = plain_maker(config)
     found: dict[str, Callable[[], nn.Module]] = {PLAIN: make}
     for r in config.r:
         if r:
