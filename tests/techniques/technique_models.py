@@ -1,6 +1,7 @@
 """Small backbones of every kind, and every technique that is defined on them, for the walking tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.cait import Cait
@@ -73,3 +74,13 @@ def stir(model: nn.Module, *names: str) -> nn.Module:
             elif path.endswith("running_mean"):
                 buffer.add_(0.05)
     return model
+
+
+def token_counts(model: Any, x: Tensor) -> list[int]:
+    """How many tokens leave each block."""
+    counts: list[int] = []
+    hooks = [block.register_forward_hook(lambda *args: counts.append(args[2].shape[1])) for block in model.blocks]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return counts

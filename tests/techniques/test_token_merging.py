@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from technique_models import build, distilled, images, stir, vit
+from technique_models import build, distilled, images, stir, token_counts, vit
 from torch import Tensor
 
 from vitaos import techniques
@@ -35,15 +35,6 @@ def without_positions(*names: str, merged: dict[str, Any] | None = None, **keywo
     return stir(model, *names).double()
 
 
-def counts_of(model: Any, x: Tensor) -> list[int]:
-    counts: list[int] = []
-    hooks = [block.register_forward_hook(lambda *args: counts.append(args[2].shape[1])) for block in model.blocks]
-    model(x)
-    for hook in hooks:
-        hook.remove()
-    return counts
-
-
 @pytest.mark.parametrize("names", [(), *((name,) for name in OTHERS), TOGETHER], ids="+".join)
 def test_duplicates_give_the_same_logits_merged(names: tuple[str, ...]) -> None:
     x = twins()
@@ -52,7 +43,7 @@ def test_duplicates_give_the_same_logits_merged(names: tuple[str, ...]) -> None:
         merged = without_positions(*names, merged={"kept": [9 + registers] * 3, "criterion": criterion}, **keywords)
         whole = without_positions(*names, **keywords)
         torch.testing.assert_close(merged(x), whole(x), rtol=0, atol=1e-10)
-        assert counts_of(merged, x) == [9 + registers] * 3
+        assert token_counts(merged, x) == [9 + registers] * 3
         record = record_in(merged)
         assert record is not None
         assert record.sizes_BN is record.sources_BO is None, "the record of a pass is not empty after it"
@@ -118,18 +109,18 @@ def test_schedules_and_clipping(caplog: pytest.LogCaptureFixture) -> None:
     assert schedule(13, 0.0, 12) == [13] * 12
     assert schedule(8, -1.0, 5) == [16, 12, 8, 4, 0]
     assert schedule(8, 1.0, 5) == [0, 4, 8, 12, 16]
-    assert counts_of(attach(vit().eval(), token_merging={"r": 2, "inflection": -1.0}), images(vit())) == [13, 11, 11]
-    assert counts_of(attach(vit().eval(), token_merging={"r": 0}), images(vit())) == [17, 17, 17]
+    assert token_counts(attach(vit().eval(), token_merging={"r": 2, "inflection": -1.0}), images(vit())) == [13, 11, 11]
+    assert token_counts(attach(vit().eval(), token_merging={"r": 0}), images(vit())) == [17, 17, 17]
     assert not caplog.records
-    assert counts_of(attach(vit().eval(), token_merging={"r": 7}), images(vit())) == [10, 6, 4]
+    assert token_counts(attach(vit().eval(), token_merging={"r": 7}), images(vit())) == [10, 6, 4]
     assert "r=7 is more than half of the patch tokens in blocks.1 (7 -> 4), blocks.2 (7 -> 2)" in caplog.text
-    assert counts_of(attach(vit().eval(), token_merging={"kept": [17, 4, 3]}), images(vit())) == [17, 4, 3]
+    assert token_counts(attach(vit().eval(), token_merging={"kept": [17, 4, 3]}), images(vit())) == [17, 4, 3]
 
 
 def test_published_rates_are_those_of_a_deit() -> None:
     with torch.device("meta"):
         model = attach(timm.create_model("deit_small_patch16_224"), token_merging={"kept": "diffrate_s_2.9"})
-        assert counts_of(model, torch.empty(1, 3, 224, 224)) == list(PUBLISHED_KEPT["diffrate_s_2.9"])
+        assert token_counts(model, torch.empty(1, 3, 224, 224)) == list(PUBLISHED_KEPT["diffrate_s_2.9"])
     for name, counts in PUBLISHED_KEPT.items():
         assert len(counts) == 12, name
         assert counts == tuple(sorted(counts, reverse=True)), name
@@ -139,7 +130,7 @@ def test_published_rates_are_those_of_a_deit() -> None:
 def test_every_criterion_merges_the_same_for_each_image_of_a_batch(criterion: str) -> None:
     model = attach(build("ViT"), token_merging={"r": 3, "criterion": criterion}).double()
     x = images(model, 3, torch.float64)
-    assert counts_of(model, x) == [14, 11, 8]
+    assert token_counts(model, x) == [14, 11, 8]
     alone = torch.cat([model(image) for image in x.split(1)])
     torch.testing.assert_close(model(x), alone, rtol=0, atol=1e-12)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from technique_models import build, distilled, images, stir, vit
+from technique_models import build, distilled, images, stir, token_counts, vit
 from torch import Tensor
 
 from vitaos.techniques import attach, training_pass
@@ -13,23 +13,14 @@ from vitaos.techniques.record import record_in
 from vitaos.techniques.token_selection import default_blocks, scheduled_keep
 
 
-def counts_of(model: Any, x: Tensor) -> list[int]:
-    counts: list[int] = []
-    hooks = [block.register_forward_hook(lambda *args: counts.append(args[2].shape[1])) for block in model.blocks]
-    model(x)
-    for hook in hooks:
-        hook.remove()
-    return counts
-
-
 def test_the_published_blocks_and_counts() -> None:
     assert default_blocks(12) == [3, 6, 9]
     assert default_blocks(1) == [0]
     for fuse in (True, False):
         model = attach(vit().eval(), token_selection={"keep": 0.5, "fuse": fuse, "blocks": [0, 2]})
-        assert counts_of(model, images(model)) == ([10, 10, 7] if fuse else [9, 9, 5])
+        assert token_counts(model, images(model)) == ([10, 10, 7] if fuse else [9, 9, 5])
         assert record_in(model).sources_BO is None
-    assert counts_of(attach(vit().eval(), token_selection={"keep": 1.0}), images(vit())) == [17] * 3
+    assert token_counts(attach(vit().eval(), token_selection={"keep": 1.0}), images(vit())) == [17] * 3
 
 
 def test_prefix_tokens_stay_in_front_and_places_are_known() -> None:
@@ -79,10 +70,10 @@ def test_the_schedule_is_a_function_of_the_step() -> None:
     steps, x = training_pass(model, steps_per_epoch=10), images(vit())
     for step, count in ((0, 17), (20, 17), (40, 14), (60, 9), (1000, 9), (40, 14)):
         with steps(step):
-            assert counts_of(model, x) == [count] * 3
-    assert counts_of(model, x) == [9] * 3
+            assert token_counts(model, x) == [count] * 3
+    assert token_counts(model, x) == [9] * 3
     with steps(0):
-        assert counts_of(model.eval(), x) == [9] * 3, "evaluation keeps what it keeps in the end"
+        assert token_counts(model.eval(), x) == [9] * 3, "evaluation keeps what it keeps in the end"
 
 
 def test_a_compiled_model_follows_the_schedule() -> None:
