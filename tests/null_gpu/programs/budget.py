@@ -17,16 +17,14 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from tests.null_gpu.programs.traffic import Traffic
 from tests.null_gpu.recording import Record, recording
 from vitaos import cli
 from vitaos.assembly import builders, training
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.batch import Batch
 from vitaos.config import TrainConfig
-from vitaos.data.augment import gpu_kernels
 from vitaos.data.batches import Announce
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import initialize
@@ -42,53 +40,17 @@ _RECIPE: Final = (
 _CLASSES: Final = 1000
 _WARM_UP: Final = 3
 _TIMED: Final = 7
-_NAMES_OF_FREE: Final = (
-    "view _unsafe_view t transpose permute expand select slice unsqueeze squeeze as_strided detach alias unbind split "
-    "split_with_sizes reshape _reshape_alias empty empty_like empty_strided new_empty new_empty_strided lift_fresh "
-    "is_same_size _local_scalar_dense set_ unfold diagonal view_as_real"
-)
-_FREE: Final = frozenset(_NAMES_OF_FREE.split())
 
 
-class ByteCount(TorchDispatchMode):
-    """Counts the bytes of CUDA tensors that each operation reads and writes."""
+class ByteCount(Traffic):
+    """Counts bytes by what moved them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.of: Counter[str] = Counter()
 
-    def __enter__(self) -> Any:
-        self._launch, gpu_kernels.launch = gpu_kernels.launch, self._counted_launch
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        gpu_kernels.launch = self._launch
-        super().__exit__(*error)
-
-    def _counted_launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        self._launch(kernel, grid, *arguments, **constants)
-        self.of[str(kernel)] += sum(_size(one) for one in arguments if isinstance(one, Tensor))
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = function._schema.name.partition("::")[2]
-        if name not in _FREE:
-            read = _on_device((args, kwargs or {}))
-            known = {id(tensor) for tensor in read}
-            written = [tensor for tensor in _on_device(result) if id(tensor) not in known]
-            self.of[name] += sum(map(_size, read)) + sum(map(_size, written))
-            if name.endswith("_") and name not in {"copy_", "zero_", "fill_"}:
-                self.of[name] += sum(map(_size, args[0] if isinstance(args[0], list | tuple) else read[:1]))
-        return result
-
-
-def _on_device(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_cuda]
-
-
-def _size(tensor: Tensor) -> int:
-    whole = tensor.numel() * tensor.element_size()
-    return min(whole, tensor.untyped_storage().nbytes()) if 0 in tensor.stride() else whole
+    def add(self, name: str, nbytes: int) -> None:
+        self.of[name] += nbytes
 
 
 class _RandomImages:

@@ -10,26 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
 from tests.null_gpu import recording
 from tests.null_gpu.programs.miniature import Run, build_run, data_root
-from vitaos.data.augment import gpu_kernels
+from tests.null_gpu.programs.traffic import Traffic
 
 MODELS: Final = {"deit_s12": ("recipe=deit_12",), "cait_s24": ("recipe=cait_finetune",), "swin_s": ("recipe=swin",)}
 PHASES: Final = ("augmentation", "forward", "backward", "update")
-_FREE: Final = frozenset({
-    "alias", "as_strided", "detach", "diagonal", "empty", "empty_like", "empty_strided", "expand",
-    "is_same_size", "lift_fresh", "new_empty", "new_empty_strided", "permute", "_reshape_alias", "select",
-    "set_", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold",
-    "_unsafe_view", "unsqueeze", "view", "_local_scalar_dense", "record_stream",
-})  # fmt: skip
-_WRITES_ONLY: Final = frozenset({"copy_", "zero_", "fill_"})
 
 
-class Phases(TorchDispatchMode):
+class Phases(Traffic):
     """Counts by phase, between :meth:`__enter__` and :meth:`__exit__`.
 
     Attributes:
@@ -50,41 +39,9 @@ class Phases(TorchDispatchMode):
         self.milliseconds[self._phase] += 1000 * (now - self._begun)
         self._phase, self._before, self._begun = phase, launches, now
 
-    def __enter__(self) -> Any:
-        self._launch, gpu_kernels.launch = gpu_kernels.launch, self._counted_launch
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        gpu_kernels.launch = self._launch
-        super().__exit__(*error)
-
-    def _counted_launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        """Triton's launches are no operations of torch; all tensors are counted whole, read or written."""
-        self._launch(kernel, grid, *arguments, **constants)
-        self.nbytes[self._phase] += sum(_size(one) for one in arguments if isinstance(one, Tensor))
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = function._schema.name.partition("::")[2]
-        if name not in _FREE:
-            self.nbytes[self._phase] += _bytes_of(name, args, tree_leaves((args, kwargs or {})), tree_leaves(result))
-        return result
-
-
-def _bytes_of(name: str, args: Any, given: list[Any], made: list[Any]) -> int:
-    read = [one for one in given if isinstance(one, Tensor) and one.is_cuda]
-    known = {id(one) for one in read}
-    written = [one for one in made if isinstance(one, Tensor) and one.is_cuda and id(one) not in known]
-    total = sum(map(_size, read)) + sum(map(_size, written))
-    if name.endswith("_") and read and name not in _WRITES_ONLY:  # what is changed in place is read and written
-        changed = len(args[0]) if name.startswith("_foreach") else 1
-        total += sum(map(_size, read[:changed]))
-    return total
-
-
-def _size(tensor: Tensor) -> int:
-    size = tensor.numel() * tensor.element_size()
-    return min(size, tensor.untyped_storage().nbytes()) if 0 in tensor.stride() else size
+    def add(self, name: str, nbytes: int) -> None:
+        """Bytes belong to the present phase, whatever moved them."""
+        self.nbytes[self._phase] += nbytes
 
 
 def counts_of(run: Run) -> dict[str, dict[str, int]]:
