@@ -2,6 +2,7 @@
 
 import importlib.util
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,22 @@ def test_write_again_verify_damage(
         file.write(b"xyz")
     assert command("verify=x.beton") == 2
     assert "allocation table differs" in capsys.readouterr().err
+
+
+AFTER_OPENCV = """
+import sys
+import cv2, numpy
+from vitaos.data.ffcv.writer import write_beton
+cv2.setNumThreads(4)
+cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (9, 9), 0)  # starts OpenCV's threads
+print(write_beton(sys.argv[1], sys.argv[2], workers=1).num_images, cv2.getNumThreads())
+"""
+
+
+def test_processes_are_started_where_opencv_has_threads(photo_folder: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", AFTER_OPENCV, str(photo_folder / "val"), str(tmp_path / "x.beton")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "7 4\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import os
 import queue
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -187,6 +188,17 @@ def _work_in_process(tasks: Any, messages: Any, shared: Any, metadata_type: np.d
         messages.put(_Failed(traceback.format_exc()))
 
 
+@contextmanager
+def _no_opencv_threads() -> Iterator[None]:
+    """End OpenCV's threads, where this process has any: a fork has them not, and would wait for them for ever."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 class RecordWriter(DatasetWriter):
     """Writes the records of a folder to a file in FFCV's format.
 
@@ -245,8 +257,9 @@ class RecordWriter(DatasetWriter):
         tasks, messages = context.Queue(), context.Queue()
         arguments = (tasks, messages, self.metadata_sm, self.metadata_type, job)
         workers = [context.Process(target=_work_in_process, args=arguments, daemon=True) for _ in range(self._workers)]
-        for worker in workers:
-            worker.start()
+        with _no_opencv_threads():
+            for worker in workers:
+                worker.start()
         for chunk in [*chunks, *[None] * self._workers]:
             tasks.put(chunk)
         try:
