@@ -140,14 +140,23 @@ def _check_values(section: Any, prefix: str) -> None:
         _check_finite(key, value)
         choices = declared.metadata.get("choices")
         if choices and value not in choices:
-            words = ", ".join("null" if choice is None else str(choice) for choice in choices)
+            words = ", ".join(_word(choice) for choice in choices)
             raise ConfigError(f"{key}={value}: not a valid choice; valid: {words}")
+        if isinstance(value, int) and any(choice is True for choice in choices or ()):
+            setattr(section, declared.name, bool(value))  # 0 and 1, as for every key that is true or false
         count = declared.metadata.get("count")
         if count is not None and value is not None and len(value) != count:
             raise ConfigError(f"{key}={value}: it must be {count} numbers")
         _check_bounds(key, value, declared.metadata.get("bounds"))
         if declared.metadata.get("is_path"):
             setattr(section, declared.name, _path(key, value))
+
+
+def _word(choice: Any) -> str:
+    """A choice as it stands on the command line."""
+    if choice is None:
+        return "null"
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
 def _check_bounds(key: str, value: Any, bounds: Bounds | None) -> None:
@@ -246,6 +255,11 @@ def _check_pairs(config: TrainConfig) -> None:
     if recipe.three_augment and recipe.randaugment:
         raise ConfigError("recipe.three_augment=true with recipe.randaugment: choose one; set recipe.randaugment=null")
     check_recipe(config)
+    if config.deterministic and str(config.compile).startswith("max-autotune"):
+        raise ConfigError(
+            f"compile={config.compile} with deterministic=true: it chooses kernels by timing them, and another start "
+            "may choose others; use compile=true"
+        )
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError(
             "precision=fp16 with device=cpu: loss scaling is for CUDA; use precision=bf16 or fp32 on the CPU"

@@ -209,8 +209,8 @@ PARTS: Final[dict[str, Callable[[Context], str]]] = {
     "tests": partial(
         tests, name="tests", files=_TESTS, choose=f"not nccl and not {_VALUES.replace(' or ', ' and not ')}"
     ),
-    "learns-bf16": partial(learns, name="learns-bf16", overrides=("precision=bf16",)),
-    "learns-fp16": partial(learns, name="learns-fp16", overrides=("precision=fp16",)),
+    "learns-bf16": partial(learns, name="learns-bf16", overrides=("precision=bf16", "compile=false")),
+    "learns-fp16": partial(learns, name="learns-fp16", overrides=("precision=fp16", "compile=false")),
     "learns-compiled": partial(learns, name="learns-compiled", overrides=("precision=bf16", "compile=true")),
     "resumes": partial(resumes, name="resumes", compiled=False),
     "resumes-compiled": partial(resumes, name="resumes-compiled", compiled=True),

@@ -78,7 +78,9 @@ def compose(*words: str) -> Any:
     [
         ("recipe=null", "recipe=null: expected a choice for recipe; valid: cait_finetune"),
         ("recipe=[1]", "no recipe/1"),
-        ("compile=-1", "compile=-1: it must be true or false"),
+        ("compile=-1", "compile=-1: not a valid choice; valid: auto, true, false, default"),
+        ("compile=max_autotune", "compile=max_autotune: not a valid choice"),
+        ("compile=max-autotune deterministic=true", "compile=max-autotune with deterministic=true"),
         ("attnscale=-1", "attnscale=-1"),
         ("contranorm={scale: nan}", "contranorm.scale=nan"),
         ("data.root=${oc.env:NOT_SET_ANYWHERE}", "data.root=${oc.env:NOT_SET_ANYWHERE}: Environment variable"),
@@ -94,7 +96,7 @@ def compose(*words: str) -> Any:
 )
 def test_a_bad_word_is_refused_by_name(word: str, part: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        compose(*(word.split() if " epochs" in word else [word]))
+        compose(*(word.split() if " epochs" in word or " deterministic" in word else [word]))
     assert part in str(refusal.value)
 
 

@@ -45,7 +45,7 @@ def test_a_run_is_trained_resumed_and_evaluated_without_waiting(tmp_path: Path) 
         "train.py", "data=digits", f"data.root={tmp_path / 'data'}", "data.loader=folder", "data.workers=1",
         "device=cuda", "model=deit_ti12", "+model.keywords.embed_dim=48", "depth=2", "precision=bf16", "attnscale=true",
         "featscale=true", "batch_size=16", "data.eval_batch_size=100", "log_every=4", "checkpoint_every=4",
-        "monitor.every=1", f"out={tmp_path}", "name=one",
+        "monitor.every=1", f"out={tmp_path}", "name=one", "compile=false",
     ]  # fmt: skip
     events = tmp_path / "events.jsonl"
     said, waited = command([*words, f"steps={STEPS}"], events)
@@ -58,7 +58,9 @@ def test_a_run_is_trained_resumed_and_evaluated_without_waiting(tmp_path: Path) 
     lines = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2 * STEPS]
     assert {"val_top1", "ema_top1", "token_similarity", "attn_scale"} <= set(lines[0])
-    said, waited = command(["eval.py", f"checkpoint={tmp_path / 'one'}", "device=cuda", "weights=both"], events)
+    said, waited = command(
+        ["eval.py", f"checkpoint={tmp_path / 'one'}", "device=cuda", "weights=both", "compile=false"], events
+    )
     assert said.count("images 360") == 2
     assert unexpected(waited) == []
     evaluated: dict[str, Any] = json.loads((tmp_path / "one" / "evaluation" / "digits-val.json").read_text())

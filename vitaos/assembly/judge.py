@@ -14,7 +14,7 @@ from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model
 from vitaos.config import EvalConfig
 from vitaos.data import EvalLoader
-from vitaos.engine import evaluator
+from vitaos.engine import compilation, evaluator
 from vitaos.engine.evaluator import EvaluationResult
 from vitaos.engine.features import FeatureBank, FeatureBatches, Features, NearestNeighbors, extract, fit_linear, gather
 from vitaos.engine.precision import Precision, build_precision
@@ -62,8 +62,7 @@ class Judge:
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
         self._model: nn.Module = model if by_classifier else Features(model, config.features)
-        if config.compile:
-            self._model.compile()
+        compilation.choose(config.compile, world.device).apply(self._model)
         self._heads: dict[int, nn.Module] = {}
         if not by_classifier:
             self._heads = self._build_heads(self._bank(target))

@@ -70,6 +70,7 @@ def train(config: TrainConfig) -> Run:
             identity=session.checkpoint_metadata(config, loaders, world, teacher),
             teacher=teacher,
         )
+        outputs.log(trainer.compilation.note)
         builders.plan_ahead(loaders.train, trainer.transform, world.device)
         if found is not None:
             start.load_state(trainer, found, world)

@@ -16,6 +16,7 @@ from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.resume import FORMAT
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.config import TeacherConfig, TrainConfig
+from vitaos.engine import compilation
 from vitaos.engine.distillation import Teacher
 from vitaos.engine.precision import build_precision
 from vitaos.models import create_model
@@ -102,7 +103,7 @@ def _teacher(config: TrainConfig, found: _Found, world: World) -> Teacher:
         student_mean=config.data.mean,
         student_std=config.data.std,
         precision=build_precision(config.precision, world.device),
-        compile=config.compile,
+        compilation=compilation.choose(config.compile, world.device),
         identity=identity,
     )
 

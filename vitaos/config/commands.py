@@ -9,6 +9,19 @@ from vitaos.config.sections import DataConfig, LoggerConfig, ModelConfig, Monito
 
 _DEEPEST: Final = 1000
 _LARGEST_SEED: Final = 2**63 - 1
+_COMPILATIONS: Final = (
+    "auto",
+    True,
+    False,
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)
+_COMPILE: Final = (
+    "torch.compile, training, evaluation and the average alike: auto: on a GPU, where nothing speaks against it, which "
+    "is said; the other words are its modes, true its default"
+)
 _FOREIGN: Final = "for a file that is not vitaos' own, or an untrained model"
 
 
@@ -54,7 +67,7 @@ class TrainConfig:
     seed: int = key(0, "of weights, order, augmentation and dropout", low=0, high=_LARGEST_SEED)
     device: str = key("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"), mark=LOCAL)
     precision: str = key("bf16", "of the forward and backward pass", choices=("bf16", "fp16", "fp32"))
-    compile: bool = key(False, "compile the model with torch.compile", mark=LOCAL)
+    compile: Any = key("auto", _COMPILE, choices=_COMPILATIONS, mark=LOCAL)
     channels_last: bool = key(False, "channels-last memory order of images and convolutions", mark=LOCAL)
     checkpoint_gradients: bool = key(False, "compute activations again instead of keeping them", mark=LOCAL)
     deterministic: bool = key(False, "the same bits on every start, on CUDA too, or a refusal", mark=LOCAL)
@@ -154,7 +167,7 @@ class EvalConfig(CheckpointSource):
     )
     robustness_images: int = key(256, "images of a robustness test, evenly spaced in the dataset", low=1, high=10**7)
     polyphase_anchoring: bool = key(False, "shift each image circularly to where its patches are strongest")
-    compile: bool = key(False, "compile the model with torch.compile")
+    compile: Any = key("auto", _COMPILE, choices=_COMPILATIONS)
     channels_last: bool = key(False, "channels-last memory order of images and convolutions")
     out: str | None = key(None, "folder of the results; null: evaluation/ in the run folder", is_path=True)
 

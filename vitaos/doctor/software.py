@@ -102,7 +102,9 @@ def apex() -> list[Finding]:
 
 
 def compiler() -> list[Finding]:
-    """What compile=true needs: Triton's launchers are C."""
+    """What compiled models need: Triton's launchers are C."""
     if any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        return [ok("C compiler", "found, so compile=true works")]
-    return [warning("C compiler", "none found: compile=true will not work", "apt-get install gcc, or module load gcc")]
+        return [ok("C compiler", "found, so models can be compiled")]
+    return [
+        warning("C compiler", "none found: compile=auto will not compile", "apt-get install gcc, or module load gcc")
+    ]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
+from vitaos.engine.compilation import EAGER, Compilation
 from vitaos.engine.precision import Precision
 from vitaos.engine.protocols import TrainTransform
 
@@ -37,7 +38,7 @@ class Teacher:
         mean, std: how its images are normalized, by channel.
         student_mean, student_std: how the images that come are.
         precision: number format of its forward pass.
-        compile: compile its forward pass with torch.compile.
+        compilation: whether and how its forward pass is compiled.
         identity: what makes its answers what they are, as plain values, for checkpoints.
     """
 
@@ -51,7 +52,7 @@ class Teacher:
         student_mean: Sequence[float],
         student_std: Sequence[float],
         precision: Precision,
-        compile: bool = False,  # noqa: A002 - the word of the command line
+        compilation: Compilation = EAGER,
         identity: dict[str, Any] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -63,8 +64,7 @@ class Teacher:
         )
         self._scale = (their_std / own_std).float().view(-1, 1, 1).to(device)
         self._shift = ((their_mean - own_mean) / own_std).float().view(-1, 1, 1).to(device)
-        if compile:
-            self.model.compile()
+        compilation.apply(self.model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Teacher:
         images = self.prepare(images)
         with self.precision.autocast():
             logits: Tensor = self.model(images)
-        return logits.float()
+        return logits.to(torch.float32, copy=True)  # what a CUDA graph gives lasts until its next pass
 
     def prepare(self, images: Tensor) -> Tensor:
         """The images in the teacher's own normalization and size."""

@@ -21,7 +21,7 @@ class Settings:
         checkpoint_every: steps between two checkpoints within an epoch; None for the ends of epochs only.
         evaluate_every: epochs between two evaluations; the last epoch always has one.
         seed: of dropout and drop path.
-        compile: compile the model's forward pass with torch.compile.
+        compile: compile the model's forward pass with torch.compile: see :func:`vitaos.engine.compilation.choose`.
         static_shapes: compile once for each size of images, instead of once for all sizes.
         channels_last: keep images and convolutions in channels-last memory order.
         checkpoint_gradients: recompute activations in the backward pass (timm's `set_grad_checkpointing`).
@@ -37,7 +37,7 @@ class Settings:
     checkpoint_every: int | None = None
     evaluate_every: int = 1
     seed: int = 0
-    compile: bool = False
+    compile: bool | str = False
     static_shapes: bool = False
     channels_last: bool = False
     checkpoint_gradients: bool = False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
+from vitaos.engine.compilation import choose
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
@@ -117,16 +118,21 @@ class Trainer:
         global_batch = settings.batch_size * settings.accumulate * world.size
         self.progress = Progress(settings.seed, global_batch, loader.steps_per_epoch)
         self.last_step = settings.total_steps(loader.steps_per_epoch)
+        self.compilation = choose(
+            settings.compile,
+            world.device,
+            recomputes_losses=settings.checkpoint_gradients and bool(self.sums.term_names),
+        )
         self.network = prepare_network(
             model,
             world,
-            compile=settings.compile,
+            compilation=self.compilation,
             static_shapes=settings.static_shapes,
             channels_last=settings.channels_last,
             checkpoint_gradients=settings.checkpoint_gradients,
         )
-        if settings.compile and ema is not None:
-            ema.module.compile()  # it is evaluated as often as the model
+        if ema is not None:
+            self.compilation.apply(ema.module)  # it is evaluated as often as the model
         self.meter = Meter(
             self.progress,
             self.sums,
@@ -263,6 +269,8 @@ class Trainer:
                 whole = sum(terms, loss)
             with self._phase("backward"):
                 whole.backward(self.update.loss_gradient(whole, 1.0 / settings.accumulate))
+                if part == 0 and not last and self.compilation.replays_graphs:
+                    self.update.copy_gradients()
         parts = settings.accumulate * self.world.size
         return loss.detach() / parts, torch.stack(terms).detach() / parts if terms else None
 

@@ -124,6 +124,12 @@ class Update:
         for parameter in self._parameters:  # not the optimizer's own, whose arguments differ between libraries
             parameter.grad = None
 
+    def copy_gradients(self) -> None:
+        """Take the gradients out of memory that belongs to a CUDA graph, which overwrites it in its next pass."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
+
     @torch.no_grad()
     def apply(self, model: nn.Module, step: int, lr: float) -> StepDecision:
         """Take the step from the gradients that lie in the parameters, unless they are not finite."""

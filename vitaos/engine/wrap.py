@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vitaos.engine.compilation import EAGER, Compilation
 from vitaos.engine.statistics import running_buffers
 from vitaos.runtime.world import World
 
@@ -27,7 +28,7 @@ def prepare_network(
     model: nn.Module,
     world: World,
     *,
-    compile: bool = False,  # noqa: A002 - the word of the command line
+    compilation: Compilation = EAGER,
     static_shapes: bool = False,
     channels_last: bool = False,
     checkpoint_gradients: bool = False,
@@ -53,8 +54,7 @@ def prepare_network(
         enable(True)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    if compile:
-        model.compile(dynamic=False if static_shapes else None)
+    compilation.apply(model, static_shapes=static_shapes)
     if world.size == 1 and not dist.is_initialized():
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None

@@ -36,6 +36,7 @@ _RECIPE: Final = (
     "precision=bf16",
     "device=cuda",
     "data.workers=1",
+    "compile=false",
 )
 _CLASSES: Final = 1000
 _WARM_UP: Final = 3
@@ -134,7 +135,7 @@ def measure(trainer: Trainer) -> dict[str, Any]:
             call()
         found["launches"][name] = sum(record.kernels.values())
         events.events.update(record.events)
-    if not trainer.settings.compile:
+    if trainer.compilation.mode is None:
         for name, call in phases(trainer, next(batches)):
             with ByteCount() as count:
                 call()

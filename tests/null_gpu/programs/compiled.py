@@ -57,7 +57,7 @@ def main(backend: str, families: list[str]) -> None:
         for name, overrides in CASES.items():
             torch._dynamo.reset()
             counters.clear()
-            words = ("compile=true", "batch_size=100", "recipe.ema_decay=0.999", *overrides)
+            words = ("compile=auto", "batch_size=100", "recipe.ema_decay=0.999", *overrides)
             try:
                 found = facts_of(build_run(overrides_of(family, root, *words)))
             except Exception:

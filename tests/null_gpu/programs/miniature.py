@@ -57,7 +57,8 @@ class Run:
 def build_run(overrides: list[str], *, world: World | None = None, **others: Any) -> Run:
     """What train.py does between reading its configuration and the first step, without a run folder."""
     # Dozens of runs of a few steps in one process: a process for the batches of each would take longer than they do.
-    overrides = ["data.decode_in=threads", *overrides]
+    # Their launches are counted, and values steer them: eager unless a program asks for compiled code.
+    overrides = ["data.decode_in=threads", "compile=false", *overrides]
     config = cli.compose(overrides, config_name="train", schema=TRAIN_SCHEMA)
     world = world or initialize(config.device)
     loaders = builders.build_loaders(config, world)
