@@ -51,7 +51,7 @@ class Compilation:
         """
         if self.mode is None:
             return
-        dynamo: Any = torch._dynamo  # type: ignore[attr-defined]  # loaded by its first use
+        dynamo: Any = torch._dynamo
         dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _GRAPHS_OF_A_RUN)
         dynamo.config.suppress_errors = not self.must
         mode = None if self.mode == DEFAULT else self.mode
