@@ -157,8 +157,16 @@ class RecipeConfig:
     erasing_count: int = key(1, "rectangles erased at most in an image", low=1, high=1000, added=True)
     mixup: float = key(0.0, "alpha of mixup; 0: none", low=0, high=1e4)
     cutmix: float = key(0.0, "alpha of CutMix; 0: none", low=0, high=1e4)
-    mix_probability: float = key(1.0, "share of the batches that mixup or CutMix mixes", low=0, high=1)
+    mix_probability: float = key(
+        1.0, "share of the batches (mix_mode: images) that mixup or CutMix mixes", low=0, high=1
+    )
     mix_switch: float = key(0.5, "share of CutMix among the mixed batches where both are on", low=0, high=1)
+    mix_mode: str = key(
+        "batch",
+        "who shares a draw of mixup or CutMix: all images of a step (batch), the two of a pair (pair), none (elem)",
+        choices=("batch", "pair", "elem"),
+        added=True,
+    )
     # evaluation
     eval_crop: float = key(
         0.875, "the shorter side becomes img_size / this, then the center is cut out", low=0.1, high=1

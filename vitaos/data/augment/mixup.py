@@ -9,12 +9,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.counter_rng import generator
 from vitaos.data.augment import rng_streams
 from vitaos.data.augment.settings import DEIT_MIX, MixSettings
 
+MODES: Final = ("batch", "pair", "elem")
 _CPU_PIECE_VALUES: Final = 1 << 14
 
 
@@ -39,7 +41,7 @@ class BatchMixer:
         seed: the run's seed.
 
     Raises:
-        ValueError: for a negative alpha, a chance outside 0..1, or fewer than one class.
+        ValueError: for a negative alpha, a chance outside 0..1, an unknown mode, or fewer than one class.
     """
 
     def __init__(self, settings: MixSettings = DEIT_MIX, *, num_classes: int, seed: int) -> None:
@@ -49,6 +51,8 @@ class BatchMixer:
         for name, chance in (("mix_probability", settings.probability), ("mix_switch", settings.switch)):
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name}={chance} is a probability: give a number from 0 to 1")
+        if settings.mode not in MODES:
+            raise ValueError(f"mode={settings.mode!r} is unknown; choose one of {', '.join(MODES)}")
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
         self.settings = settings
@@ -72,13 +76,22 @@ class BatchMixer:
         lam = float(random.beta(self.settings.cutmix, self.settings.cutmix))
         return cutmix_bbox(lam, int(random.integers(height)), int(random.integers(width)), height, width)
 
-    def __call__(self, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        step: int,
+        epoch: int | None = None,
+        positions: NDArray[np.int64] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Mix a batch; ``images`` is changed in place.
 
         Args:
             images: (B, C, H, W) floating, any B.
             targets: (B,) int64 class indices.
             step: global step.
+            epoch, positions: of no consequence where all images share their draws.
 
         Returns:
             images, and float32 (B, num_classes) targets, or the int64 targets where mixing is off altogether.
@@ -124,9 +137,14 @@ def _blend_pairs(images: Tensor, lam: float) -> None:
         second.mul_(lam).add_(swapped, alpha=1.0 - lam)
 
 
-def mix_targets(targets: Tensor, lam: float, num_classes: int) -> Tensor:
-    """(B,) class indices to (B, num_classes) float32 weights: lam for the own class, 1 - lam for the partner's."""
+def mix_targets(targets: Tensor, lam: float | Tensor, num_classes: int) -> Tensor:
+    """(B,) class indices to (B, num_classes) float32 weights: lam for the own class, 1 - lam for the partner's.
+
+    `lam` is a number, or (B, 1) float32.
+    """
     weights = torch.zeros(targets.shape[0], num_classes, device=targets.device)
     own = targets.view(-1, 1)
+    if isinstance(lam, Tensor):
+        return weights.scatter_(1, own, lam).scatter_add_(1, own.flip(0), 1.0 - lam)
     weights.scatter_(1, own, lam)
     return weights.scatter_add_(1, own.flip(0), torch.full_like(own, 1.0 - lam, dtype=torch.float32))

@@ -20,7 +20,7 @@ from vitaos.data.augment import rng_streams
 from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
 from vitaos.data.augment.erasing import RandomErasing
 from vitaos.data.augment.gpu_plan import Draws, GpuPlan, plan_for_gpu
-from vitaos.data.augment.mixup import BatchMixer
+from vitaos.data.augment.mix_by_image import build_mixer
 from vitaos.data.augment.op_batch import OpBatch
 from vitaos.data.augment.op_executor import OpExecutor, mean_color, put_images, take_images
 from vitaos.data.augment.plan_ahead import PlanAhead
@@ -118,7 +118,7 @@ class MixOnly:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
-        self.mixer = BatchMixer(mix, num_classes=num_classes, seed=seed)
+        self.mixer = build_mixer(mix, num_classes=num_classes, seed=seed)
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -128,13 +128,12 @@ class MixOnly:
         Raises:
             ValueError: for uint8 images, which have not been normalized.
         """
-        del epoch  # mixing follows the global step alone
         if not batch.images.is_floating_point():
             raise ValueError(
                 "augment=timm expects images that the loader has normalized, but got uint8; use augment=device for them"
             )
         images = batch.images.to(self.dtype, copy=self.mixer.enabled, memory_format=self.layout)
-        return self.mixer(images, batch.targets, step=step)
+        return self.mixer(images, batch.targets, step=step, epoch=epoch, positions=host_positions(batch.positions))
 
 
 class DeviceAugment:
@@ -175,7 +174,7 @@ class DeviceAugment:
         self.eraser = RandomErasing(
             seed=seed, probability=settings.erasing, mode=settings.erasing_mode, count=settings.erasing_count
         )
-        self.mixer = BatchMixer(mix, num_classes=num_classes, seed=seed)
+        self.mixer = build_mixer(mix, num_classes=num_classes, seed=seed)
         self._plans = PlanAhead(self.plan)
 
     def has_kernels(self, device: torch.device) -> bool:
@@ -198,11 +197,12 @@ class DeviceAugment:
             (B, 3, H, W) normalized images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
         """
         self._check(batch)
+        positions = host_positions(batch.positions)
         if self.has_kernels(batch.images.device):
-            images = self._by_kernels(batch.images, self._plans.get(epoch, host_positions(batch.positions)))
+            images = self._by_kernels(batch.images, self._plans.get(epoch, positions))
         else:
-            images = self._by_torch(batch.images, epoch, host_positions(batch.positions))
-        return self.mixer(images, batch.targets, step=step)
+            images = self._by_torch(batch.images, epoch, positions)
+        return self.mixer(images, batch.targets, step=step, epoch=epoch, positions=positions)
 
     def plan(self, epoch: int, positions: NDArray[np.int64]) -> GpuPlan:
         """All that happens on a GPU to the images at these positions before they are mixed."""

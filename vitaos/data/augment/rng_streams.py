@@ -21,3 +21,7 @@ ERASE_SHAPE: Final = 34
 ERASE_PLACE: Final = 35
 ERASE_NOISE: Final = 36
 MIX: Final = 48
+MIX_CHOICE: Final = 49
+MIX_BOOST: Final = 50
+MIX_NORMAL: Final = 51
+MIX_ACCEPT: Final = 52

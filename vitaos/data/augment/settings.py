@@ -45,12 +45,14 @@ class MixSettings:
         cutmix: alpha of CutMix's Beta(alpha, alpha), 0 for no CutMix.
         probability: chance that a step is mixed at all.
         switch: chance of CutMix where both are on.
+        mode: who shares a draw: the images of a step ("batch"), the two of a pair ("pair"), none ("elem").
     """
 
     mixup: float = 0.8
     cutmix: float = 1.0
     probability: float = 1.0
     switch: float = 0.5
+    mode: str = "batch"
 
 
 DEIT_AUGMENT: Final = AugmentSettings()

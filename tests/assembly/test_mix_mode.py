@@ -1,0 +1,25 @@
+"""A run whose images are mixed by image or by pair: it resumes to the last bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from tests.commands.conftest import compose_digits
+
+
+@pytest.mark.parametrize("mode", ["pair", "elem"])
+def test_a_run_resumes_to_the_last_bit(mode: str, digits_root: Path, tmp_path: Path) -> None:
+    words = ["depth=1", "batch_size=15", "recipe.warmup_epochs=0", "recipe.schedule_unit=step", "recipe.repeats=1"]
+    words += ["recipe.mixup=0.8", "recipe.cutmix=1", f"recipe.mix_mode={mode}", "accumulate=2", f"out={tmp_path}"]
+    config = compose_digits(digits_root, *words)
+
+    def run(name: str, steps: int) -> dict[str, torch.Tensor]:
+        assert train.main(replace(config, name=name, steps=steps)) == 0
+        state = torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)
+        return state["model"]  # type: ignore[no-any-return]
+
+    whole, _, parts = run("whole", 3), run("parts", 2), run("parts", 3)
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
