@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from technique_models import BACKBONES, build, cait, distilled, images, swin, vit
+from timm.layers import AttentionRope
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from torch import nn
 
@@ -96,7 +97,16 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a ConvNet": (lambda: timm.create_model("resnet10t"), BOTH, r"resnet.*Known kinds"),
     "parallel blocks": (lambda: vit(block_fn=ParallelScalingBlock), BOTH, r"blocks\.0 is a .*ParallelScalingBlock"),
     "post-norm blocks": (lambda: vit(block_fn=ResPostBlock), BOTH, r"blocks\.0 is a .*ResPostBlock"),
-    "other attention": (lambda: vit(attn_layer="diff", num_heads=4), BOTH, r"blocks\.0\.attn is a .*DiffAttention"),
+    "other attention": (
+        lambda: vit(attn_layer=AttentionRope),
+        BOTH,
+        r"blocks\.0\.attn is a .*AttentionRope",
+    ),
+    "differential attention": (
+        lambda: vit(attn_layer="diff"),
+        {"re_attention": True},
+        r"re_attention has not been held against its equation on differential ViT, where there are attnscale",
+    ),
     "unknown technique": (vit, {"atnscale": True}, r"no technique 'atnscale'; did you mean attnscale"),
     "unknown technique, off": (vit, {"atnscale": False}, r"no technique"),
     "unknown option": (vit, {"contranorm": {"scael": 1.0}}, r"contranorm has no option 'scael'; it has scale"),
@@ -107,6 +117,9 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "fraction for a whole number": (vit, {"gfsa": {"order": 2.5}}, r"order must be a int"),
     "not finite": (vit, {"neutreno": {"scale": float("nan")}}, r"scale must be a float"),
     "order too low": (vit, {"gfsa": {"order": 1}}, r"order .* 2 or more"),
+    "order too high": (vit, {"gfsa": {"order": 10**9}}, r"order .* up to 100"),
+    "attracted": (vit, {"contranorm": {"scale": -0.1}}, r"contranorm: scale must be between 0"),
+    "repelled without bound": (vit, {"contranorm": {"scale": 1e30}}, r"scale must be between 0 \(off\) and 100"),
     "temperature": (vit, {"contranorm": {"temperature": 0}}, r"temperature must be positive"),
     "one block": (lambda: vit(depth=1), {"neutreno": True}, r"one block"),
     "one block, mixed": (lambda: vit(depth=1), {"value_residual": True}, r"no later block to mix"),

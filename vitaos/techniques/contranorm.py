@@ -23,6 +23,7 @@ from vitaos.techniques.record import log_sizes
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
+_STRONGEST: Final = 100  # far beyond any published value
 _PRIORITY: Final = 10
 
 
@@ -36,6 +37,8 @@ def repel_tokens(block: Any, x_BNC: Tensor, *, scale: float, temperature: float,
 
 
 def _check(_: list[Site], scale: float, temperature: float, normalize: bool) -> None:
+    if not 0 <= scale <= _STRONGEST:
+        raise ValueError(f"contranorm: scale must be between 0 (off) and {_STRONGEST}, not {scale}.")
     if temperature <= 0:
         raise ValueError(f"contranorm: temperature must be positive, not {temperature}.")
 

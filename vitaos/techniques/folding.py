@@ -60,7 +60,8 @@ def _projection_folds(attention: Any) -> bool:
 
 
 def _nothing_before_projection(attention: Any) -> bool:
-    normed = not isinstance(getattr(attention, "norm", None), nn.Identity | None)
+    norms = (getattr(attention, name, None) for name in ("norm", "sub_norm"))
+    normed = any(not isinstance(norm, nn.Identity | None) for norm in norms)
     return not (normed or attention.heads or getattr(attention, "gate", None))
 
 

@@ -20,6 +20,7 @@ from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.slot_calls import Attend
 from vitaos.techniques.technique import Technique
 
+_MOST: Final = 100  # the last term grows with K - 1
 _PRIORITY: Final = 20
 
 
@@ -36,8 +37,8 @@ def filter_values(attention: Any, attend: Attend, v_BHND: Tensor, *, order: int)
 
 
 def _check(_: list[Site], order: int) -> None:
-    if order < 2:
-        raise ValueError(f"gfsa: order (K) must be 2 or more, not {order}.")
+    if not 2 <= order <= _MOST:
+        raise ValueError(f"gfsa: order (K) must be 2 or more, up to {_MOST}, not {order}.")
 
 
 def _fill(sites: list[Site], order: int) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from timm.layers import DiffAttention
 from timm.models._features import FeatureDictNet, FeatureGetterNet
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
@@ -14,6 +15,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 from torch.nn.utils import skip_init
 
+from vitaos.techniques.differential_slots import SlottedDiffAttention
 from vitaos.techniques.rotary_slots import (
     SlottedBeitAttention,
     SlottedBeitBlock,
@@ -57,6 +59,16 @@ KINDS: Final = (
         Attention,
         SlottedAttention,
         frozenset({"qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}),
+    ),
+    Kind(
+        "differential ViT",
+        VisionTransformer,
+        Block,
+        SlottedBlock,
+        DiffAttention,
+        SlottedDiffAttention,
+        frozenset({"qkv", "q_norm", "k_norm", "attn_drop", "norm", "sub_norm", "proj", "proj_drop"}),
+        techniques=_OF_MAP_AND_BRANCH,
     ),
     Kind(
         "CaiT",
@@ -135,7 +147,8 @@ class Site:
     @property
     def prefix_tokens(self) -> int:
         """Tokens in front of the patches in this block: class, distillation and register tokens of a ViT."""
-        return int(getattr(backbone_in(self.model), "num_prefix_tokens", 0)) if self.kind.name == "ViT" else 0
+        is_vit = self.kind.model is VisionTransformer
+        return int(getattr(backbone_in(self.model), "num_prefix_tokens", 0)) if is_vit else 0
 
     def parameter(self, size: int, value: float = 0.0) -> nn.Parameter:
         """A new parameter of shape (size,), on the device and in the dtype of this block."""
@@ -175,11 +188,15 @@ def kind_of(model: nn.Module) -> Kind:
     """
     model = backbone_in(model)
     in_stages = isinstance(model, FeatureDictNet)  # how timm takes Swin apart
-    for kind in KINDS:
-        if isinstance(model, kind.model) or (
-            in_stages and any(isinstance(part, kind.block) for part in model.modules())
-        ):
-            return kind
+    fitting = [
+        kind
+        for kind in KINDS
+        if isinstance(model, kind.model)
+        or (in_stages and any(isinstance(part, kind.block) for part in model.modules()))
+    ]
+    if fitting:  # kinds of one model differ by their attention
+        of_attention = (kind for kind in fitting if any(isinstance(part, kind.attention) for part in model.modules()))
+        return next(of_attention, fitting[0])
     reason = _REASONS.get(type(model).__name__)
     raise _refuse(
         f"the model is a {type(model).__module__}.{type(model).__name__}" + (f", of which {reason}" if reason else "")
