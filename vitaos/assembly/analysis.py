@@ -15,7 +15,7 @@ from vitaos.analysis.figures import save_figures
 from vitaos.analysis.measure import measure
 from vitaos.analysis.measured import Analysis, Provenance
 from vitaos.analysis.propagation import propagation
-from vitaos.assembly import builders
+from vitaos.assembly import builders, fewer_tokens
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model, resolve_checkpoint, untrained
 from vitaos.assembly.fingerprint import shape_labels
 from vitaos.config import AnalyzeConfig, enabled_techniques
@@ -78,7 +78,11 @@ def _label(config: AnalyzeConfig, checkpoint: str | None) -> str:
     if checkpoint is None:
         name = config.model.name if config.model else "model"
         return "-".join([name, *shape_labels(config), *enabled_techniques(config), "untrained"])
-    path = Path(checkpoint).resolve()
+    reduced = fewer_tokens.title(fewer_tokens.reducers(config))
+    return _name(Path(checkpoint).resolve()) + (f" + {reduced}" if reduced else "")
+
+
+def _name(path: Path) -> str:
     if path.parent.name == "checkpoints":
         return path.parent.parent.name + ("" if path.stem == "last" else f" {path.stem}")
     return path.name if path.is_dir() else path.stem

@@ -1,13 +1,14 @@
 """What is evaluated or analyzed: a checkpoint, the configuration that builds its model, and the images it looks at."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from vitaos.assembly import builders
+from vitaos.assembly.fewer_tokens import reduce_tokens, reducers
 from vitaos.assembly.model_size import check_model_size
 from vitaos.assembly.stored_config import restore
 from vitaos.checkpoint.resume import FORMAT, find_newest
@@ -35,6 +36,7 @@ class EvalTarget:
         img_size: side of the images in pixels.
         recipe: brings the evaluation's crop.
         class_names: what the model's answers mean, in their order; None where the file does not hold them.
+        reduced: the techniques of the command line that make tokens fewer: name -> True or options.
     """
 
     path: Path | None
@@ -44,6 +46,7 @@ class EvalTarget:
     img_size: int
     recipe: RecipeConfig
     class_names: list[str] | None
+    reduced: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
@@ -94,9 +97,11 @@ class EvalTarget:
 def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
     """Read a checkpoint and decide what describes it: a run folder, a file, or a folder of ``vitaos export``.
 
+    ``token_merging`` and ``token_selection`` of the command line act on any of them (``fewer_tokens``).
+
     Raises:
-        ValueError: no such checkpoint, an exported folder without ``data``, or a foreign file without ``model`` or
-            ``data``.
+        ValueError: no such checkpoint, an exported folder without ``data``, a foreign file without ``model`` or
+            ``data``, or a technique that the checkpoint was not trained with.
     """
     if is_exported(Path(checkpoint)):
         return exported_target(source, Path(checkpoint))
@@ -104,10 +109,11 @@ def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
     if content.get("format") == FORMAT:
-        run: TrainConfig = restore(content.get("config"), path)
+        run: TrainConfig = reduce_tokens(restore(content.get("config"), path), source, path)
         data = _seen_as_in_training(run.data, source.data)
         size = source.img_size or run.data.img_size
-        return EvalTarget(path, content, run, data, size, run.recipe, _class_names(content, path))
+        names = _class_names(content, path)
+        return EvalTarget(path, content, run, data, size, run.recipe, names, reducers(source))
     if source.model is None or source.data is None:
         raise ValueError(
             f"{path} is no vitaos checkpoint and does not say what it is: add model=NAME (with depth and techniques as "
@@ -125,7 +131,7 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
     """The model that an exported folder describes, and the images of the command line as it wants to see them.
 
     Raises:
-        ValueError: no images are named, or the folder describes no model.
+        ValueError: no images are named, the folder describes no model, or another technique is asked for.
     """
     if source.data is None:
         raise ValueError(f"{folder} is an exported model and has no images with it: add data=NAME data.root=DIR")
@@ -148,7 +154,8 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
         names = None if names is None else [str(name) for name in names]
     except (TypeError, ValueError, LookupError) as error:
         raise ValueError(f"{folder}: {CONFIG_NAME} is damaged: {error}") from error
-    flags: dict[str, Any] = {name: options if options != {} else True for name, options in told.techniques.items()}
+    flags: dict[str, Any] = dict.fromkeys(technique_flags(source), False)
+    flags |= {name: options if options != {} else True for name, options in told.techniques.items()}
     described = replace(
         source,
         model=ModelConfig(told.name, keywords),
@@ -156,8 +163,9 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
         skip_gain=told.skip_gain,
         **flags,
     )
+    described, size = reduce_tokens(described, source, folder), source.img_size or size
     path = folder / WEIGHTS_NAME
-    return EvalTarget(path, load_file(path), described, data, source.img_size or size, recipe, names)
+    return EvalTarget(path, load_file(path), described, data, size, recipe, names, reducers(source))
 
 
 def untrained(source: CheckpointSource) -> EvalTarget:
@@ -222,7 +230,8 @@ def build_model(target: EvalTarget, num_classes: int) -> nn.Module:
 def _described_by(
     source: CheckpointSource, data: DataConfig, path: Path | None, content: Mapping[str, Any]
 ) -> EvalTarget:
-    return EvalTarget(path, content, source, data, source.img_size or data.img_size, source.recipe, None)
+    size = source.img_size or data.img_size
+    return EvalTarget(path, content, source, data, size, source.recipe, None, reducers(source))
 
 
 def _read(path: Path) -> tuple[Path, Any]:

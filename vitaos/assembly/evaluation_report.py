@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.analysis.reliability import save_reliability
+from vitaos.assembly import fewer_tokens
 from vitaos.assembly.eval_target import EvalTarget
 from vitaos.assembly.judge import BY_CLASSIFIER, Judgment
 from vitaos.checkpoint.folder import run_folder_of
@@ -46,9 +47,10 @@ class Report:
     def table(self) -> str:
         """A line for each kind of weights."""
         zeroed = ", w, s and t at 0" if self.config.zero_learned else ""
+        reduced = f" with {fewer_tokens.title(self.target.reduced)}" if self.target.reduced else ""
         judged = "" if self.config.metric == BY_CLASSIFIER else f", {self._judged_by()}"
         data = f"{file_name(self.target.data.name)} ({self.config.dataset})"
-        lines = [f"{self.target.path} on {data}{zeroed}{judged}"]
+        lines = [f"{self.target.path}{reduced} on {data}{zeroed}{judged}"]
         for weights, result in self.results.items():
             lines.append(
                 f"{weights:>4}  top-1 {result.top1:6.2f}%  top-5 {result.top5:6.2f}%  loss {result.loss:.4f}  "
@@ -206,6 +208,8 @@ def results_stem(config: EvalConfig, target: EvalTarget, judged_on: str) -> str:
         stem += "-zeroed"
     if config.polyphase_anchoring:
         stem += "-anchored"
+    if target.reduced:
+        stem += f"-{fewer_tokens.stem(target.reduced)}"
     return stem if config.metric == BY_CLASSIFIER else f"{stem}-{config.metric}"
 
 

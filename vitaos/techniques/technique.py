@@ -27,6 +27,7 @@ class Technique:
         options: the options and their defaults; an option takes values of the type of its default.
         refuses: kind of backbone -> why the technique is not defined there.
         conflicts: other technique -> why the two cannot act together.
+        reduces_tokens: whether all it does is to make tokens fewer, so that it acts on weights trained without it.
     """
 
     name: str
@@ -39,3 +40,4 @@ class Technique:
     options: Mapping[str, Any] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
+    reduces_tokens: bool = False

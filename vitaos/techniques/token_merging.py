@@ -210,4 +210,5 @@ TOKEN_MERGING: Final = Technique(
         "alpha": 0.1,
     },
     refuses=REFUSES,
+    reduces_tokens=True,
 )

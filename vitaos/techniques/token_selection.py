@@ -124,5 +124,6 @@ TOKEN_SELECTION: Final = Technique(
     check=_check,
     options={"keep": 0.7, "fuse": True, "blocks": (), "shrink_start": 0.0, "shrink_epochs": 0.0, "stages": 5},
     refuses=REFUSES,
+    reduces_tokens=True,
     conflicts={"token_merging": "both make the tokens of a block fewer, in the same place"},
 )
