@@ -10,7 +10,7 @@ import train
 from tests.commands.conftest import compose_digits
 
 
-@pytest.mark.parametrize("mode", ["pair", "elem"])
+@pytest.mark.parametrize("mode", ["elem", pytest.param("pair", marks=pytest.mark.long)])
 def test_a_run_resumes_to_the_last_bit(mode: str, digits_root: Path, tmp_path: Path) -> None:
     words = ["depth=1", "batch_size=15", "recipe.warmup_epochs=0", "recipe.schedule_unit=step", "recipe.repeats=1"]
     words += ["recipe.mixup=0.8", "recipe.cutmix=1", f"recipe.mix_mode={mode}", "accumulate=2", f"out={tmp_path}"]

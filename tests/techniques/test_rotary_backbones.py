@@ -1,4 +1,4 @@
-"""Eva (EVA-02, DINOv3) and Beit: plain until trained, and each technique against its equation in timm's own map."""
+"""Backbones beside ViT, CaiT, Swin: plain until trained, then each technique against its equation in timm's map."""
 
 import copy
 from typing import Any
@@ -9,11 +9,16 @@ import torch
 from technique_models import stir
 from technique_oracle import _Chain, _changed_map, _contrast, _feature_scale
 from timm.models.beit import Beit
+from timm.models.crossvit import CrossVit
 from timm.models.eva import Eva
+from timm.models.naflexvit import NaFlexVit
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
+from timm.models.volo import VOLO
 from torch import nn
 
 import vitaos
-from vitaos.techniques.sites import KINDS
+from vitaos.techniques.sites import find_sites, kind_of
 
 _SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 MODELS: dict[str, Any] = {
@@ -23,8 +28,18 @@ MODELS: dict[str, Any] = {
                           use_abs_pos_emb=False, num_reg_tokens=2),
     "BEiT": lambda: Beit(**_SIZE, init_values=0.5, use_rel_pos_bias=True),
     "BEiT, shared": lambda: Beit(**_SIZE, use_shared_rel_pos_bias=True, qkv_bias=True),
+    "rope ViT": lambda: Eva(**_SIZE, attn_type="rope", use_rot_pos_emb=True, scale_attn_inner=True),
+    "Swin V2": lambda: SwinTransformerV2(img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(2, 1),
+                                         num_heads=(3, 6), num_classes=5),
+    "RelPos": lambda: VisionTransformerRelPos(**_SIZE, rel_pos_type="mlp", init_values=0.5, qk_norm=True),
+    "RelPos, shared": lambda: VisionTransformerRelPos(**_SIZE, shared_rel_pos=True, class_token=True, rel_pos_dim=16),
+    "RelPos, post-norm": lambda: VisionTransformerRelPos(**_SIZE, block_fn=ResPostRelPosBlock, rel_pos_type="bias"),
+    "NaFlexViT": lambda: NaFlexVit(img_size=32, num_classes=5, embed_dim=24, depth=2, num_heads=3, patch_size=8),
+    "VOLO": lambda: VOLO(layers=(1, 2), img_size=32, embed_dims=(24, 48), num_heads=(3, 6), mlp_ratio=2,
+                         stem_hidden_dim=8, downsamples=(True, False), outlook_attention=(True, False), num_classes=5),
+    "CrossViT": lambda: CrossVit(img_size=32, img_scale=(1.0, 0.75), patch_size=(8, 12), embed_dim=(24, 48),
+                                 depth=((1, 2, 1),), num_heads=(3, 3), mlp_ratio=(2, 2, 1), num_classes=5),
 }  # fmt: skip
-NAMES = sorted(KINDS[-1].techniques or ())
 IDENTITIES = ("attnscale", "featscale")
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -33,24 +48,45 @@ def plain(name: str) -> Any:
     torch.manual_seed(0)
     model = MODELS[name]().double().eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for key, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 parameter.mul_(8)
+            if key.endswith(("norm1.weight", "norm2.weight")):  # norms behind a branch begin at 0 or nearly so
+                parameter.fill_(1)
     return model
+
+
+def features(model: Any) -> torch.Tensor:
+    """What the blocks make of the images, in one tensor."""
+    found = model.forward_features(IMAGES)
+    found = found["patches"] if isinstance(found, dict) else found
+    return torch.cat([part.flatten() for part in found]) if isinstance(found, list) else found
+
+
+def _all_contrast(x: torch.Tensor) -> torch.Tensor:
+    return _contrast(x.flatten(1, -2)).view(x.shape)
 
 
 def oracle(model: Any, name: str, state: dict[str, torch.Tensor]) -> nn.Module:
     """timm's own forward pass without fused attention; what it would drop of its map is where the equation acts."""
-    for number, block in enumerate(model.blocks):
-        path, attention = f"blocks.{number}", block.attn
+    model.load_state_dict(state, strict=False)  # statistics of a stem may have been stirred too
+    for site in find_sites(model):
+        path, block, attention = site.path, site.block, site.attention
         attention.fused_attn = False
         attention.attn_drop = _Chain(
             attention.attn_drop, lambda weights, path=path: _changed_map(weights, (name,), f"{path}.attn", state)
         )
         if name == "featscale":
-            attention.proj_drop = _Chain(attention.proj_drop, after=lambda y, path=path: _feature_scale(path, state, y))
+            scale = lambda y, path=path: _feature_scale(path, state, y)  # noqa: E731  # it has a default for each path
+            if hasattr(block, "window_area"):  # windows are merged behind the projection
+                block._attn = lambda x, of=block._attn, scale=scale: scale(of(x))
+            else:
+                attention.proj_drop = _Chain(attention.proj_drop, after=scale)
         if name == "contranorm":
-            block.norm1, block.norm2 = _Chain(block.norm1, before=_contrast), _Chain(block.norm2, before=_contrast)
+            block.norm1, block.norm2 = (
+                _Chain(block.norm1, before=_all_contrast),
+                _Chain(block.norm2, before=_all_contrast),
+            )
     return model
 
 
@@ -58,55 +94,87 @@ def oracle(model: Any, name: str, state: dict[str, torch.Tensor]) -> nn.Module:
 def test_plain_until_trained_and_then_the_equation(name: str) -> None:
     model = plain(name)
     with torch.no_grad():
-        before = model.forward_features(IMAGES)
+        before = features(model)
         for technique in IDENTITIES:
             attached = vitaos.attach(copy.deepcopy(model), **{technique: True})
-            torch.testing.assert_close(attached.forward_features(IMAGES), before, rtol=0, atol=0)
+            assert torch.equal(features(attached), before)
         both = vitaos.attach(copy.deepcopy(model), attnscale=True, featscale=True)
-        assert torch.equal(both.forward_features(IMAGES), before)
-        for technique in NAMES:
+        assert torch.equal(features(both), before)
+        for technique in sorted(kind_of(model).techniques or ()):
             for fused in (True, False):
                 attached = stir(vitaos.attach(copy.deepcopy(model), **{technique: True}), technique)
-                for block in attached.blocks:
-                    block.attn.fused_attn = fused
-                wanted = oracle(copy.deepcopy(model), technique, attached.state_dict()).forward_features(IMAGES)
+                for site in find_sites(attached):
+                    site.attention.fused_attn = fused
+                wanted = features(oracle(copy.deepcopy(model), technique, attached.state_dict()))
                 assert (wanted - before).abs().max() > 1e-3, technique
-                torch.testing.assert_close(attached.forward_features(IMAGES), wanted, atol=1e-6, rtol=1e-6)
+                torch.testing.assert_close(features(attached), wanted, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_their_training_is_that_of_a_model(name: str) -> None:
     model = vitaos.attach(plain(name).train(), attnscale=True, featscale=True, skip_gain=0.9)
+    torch.manual_seed(1)  # RelPos has dropout of its own
     model(IMAGES).square().sum().backward()
     for key, parameter in model.named_parameters():
         if key.endswith(("attn_scale", "feat_scale_dc", "feat_scale_hf")):
             assert parameter.grad is not None
             assert parameter.grad.abs().sum() > 0
-    model.set_grad_checkpointing(True)
+    if name != "CrossViT":  # timm has no checkpointing for it
+        model.set_grad_checkpointing(True)
     copied = copy.deepcopy(model)
     copied.zero_grad()
+    torch.manual_seed(1)
     copied(IMAGES).square().sum().backward()
     for one, other in zip(model.parameters(), copied.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_what_stays_refused_says_why() -> None:
-    with pytest.raises(ValueError, match=r"blocks\.0\.attn is a timm\.layers\.attention\.AttentionRope"):
-        vitaos.attach(Eva(**_SIZE, attn_type="rope", use_rot_pos_emb=True), attnscale=True)
     with pytest.raises(ValueError, match="EvaBlockPostNorm"):
         vitaos.attach(Eva(**_SIZE, use_post_norm=True, use_rot_pos_emb=True), attnscale=True)
     with pytest.raises(ValueError, match="token_merging has not been held against its equation on Eva"):
         vitaos.attach(plain("EVA-02"), token_merging=True)
-    for name, reason in (
-        ("swinv2_tiny_window8_256", "scores are cosines"),
-        ("vit_relpos_small_patch16_224", "classes of their own"),
-        ("naflexvit_base_patch16_gap", "would count the padding"),
-        ("volo_d1_224", "neighborhoods"),
-        ("crossvit_tiny_240", "two branches"),
-    ):
-        with torch.device("meta"):
-            model = timm.create_model(name, depth=1) if name.startswith("vit") else timm.create_model(name)
-        with pytest.raises(ValueError, match=f"Techniques cannot be attached: the model is a .*{reason}"):
-            vitaos.attach(model, attnscale=True)
+    with pytest.raises(ValueError, match="contranorm has not been held against its equation on Swin V2"):
+        vitaos.attach(plain("Swin V2"), contranorm=True)
     with pytest.raises(ValueError, match=r"use torch\.export"):
         torch.jit.script(vitaos.attach(plain("BEiT"), attnscale=True))
+    padded = {"patches": torch.zeros(1, 4, 192).double(), "patch_coord": torch.zeros(1, 4, 2, dtype=torch.int64)}
+    padded["patch_valid"] = torch.tensor([[True, True, True, False]])
+    with pytest.raises(ValueError, match="would count the padding"):
+        vitaos.attach(plain("NaFlexViT"), attnscale=True)(padded)
+
+
+def test_stages_and_branches_have_their_blocks_in_order() -> None:
+    assert [site.path for site in find_sites(plain("VOLO"))] == ["network.2.0", "network.2.1"]
+    assert [site.path for site in find_sites(plain("CrossViT"))] == [
+        "blocks.0.blocks.0.0", "blocks.0.blocks.1.0", "blocks.0.blocks.1.1"
+    ]  # fmt: skip
+    assert [site.dim for site in find_sites(plain("CrossViT"))] == [24, 48, 48]
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("swinv2_tiny_window8_256", "12"),
+        ("swinv2_cr_tiny_ns_224", "classes of their own"),
+        ("vit_relpos_base_patch16_224", "12"),
+        ("vit_relpos_medium_patch16_rpn_224", "12"),
+        ("naflexvit_base_patch16_gap", "12"),
+        ("volo_d1_224", "14"),
+        ("crossvit_tiny_240", "15"),
+        ("vit_pe_core_base_patch16_224", "12"),
+        ("maxvit_tiny_tf_224", "MaxxVit"),
+        ("xcit_nano_12_p16_224", "Xcit"),
+        ("mvitv2_tiny", "MultiScaleVit"),
+        ("pit_ti_224", "PoolingVisionTransformer"),
+        ("levit_128s", "Levit"),
+    ],
+)
+def test_a_name_of_each_family_is_attached_or_refused(name: str, outcome: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        if outcome.isdigit():
+            assert sum("attn_scale" in key for key in vitaos.attach(model, attnscale=True).state_dict()) == int(outcome)
+            return
+        with pytest.raises(ValueError, match=f"cannot be attached.*{outcome}.*Known kinds: ViT"):
+            vitaos.attach(model, attnscale=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import apply_rot_embed_cat
+from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaAttention, EvaBlock
@@ -34,11 +34,11 @@ from vitaos.techniques.slot_calls import (
 )
 
 
-class SlottedEvaAttention(AttentionSlots, EvaAttention):
-    """timm's attention with rotary positions, with slots."""
+class _RotarySlots(AttentionSlots):
+    """The forward pass of attention with rotary positions."""
 
     def forward(
-        self,
+        self: Any,
         x: Tensor,
         rope: Tensor | None = None,
         attn_mask: Tensor | None = None,
@@ -52,6 +52,9 @@ class SlottedEvaAttention(AttentionSlots, EvaAttention):
         q_BHND, k_BHND = self.q_norm(q_BHND), self.k_norm(k_BHND)
         if rope is not None:
             q_BHND, k_BHND = (_rotated(self, part, rope).type_as(v_BHND) for part in (q_BHND, k_BHND))
+        groups = getattr(self, "num_kv_groups", 1)
+        if groups > 1:
+            k_BHND, v_BHND = (part.repeat_interleave(groups, dim=1) for part in (k_BHND, v_BHND))
         added = added_to_scores(self, q_BHND, k_BHND)
         if added is not None:
             attn_mask, is_causal = masked(added, attn_mask, is_causal, N), False
@@ -64,7 +67,16 @@ class SlottedEvaAttention(AttentionSlots, EvaAttention):
         z_BNC = self.norm(z_BNC)
         if self.gate is not None:
             z_BNC = z_BNC * self.gate(x).sigmoid()
-        return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
+        projected: Tensor = self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
+        return projected
+
+
+class SlottedEvaAttention(_RotarySlots, EvaAttention):
+    """timm's attention of Eva, with slots."""
+
+
+class SlottedRopeAttention(_RotarySlots, AttentionRope):
+    """timm's attention with rotary positions of its rope ViTs and PE, with slots; heads may share keys and values."""
 
 
 class SlottedBeitAttention(AttentionSlots, BeitAttention):
@@ -116,12 +128,13 @@ def _queries_keys_values(attention: Any, x_BNC: Tensor) -> tuple[Tensor, Tensor,
     """As timm computes them: from one weight with biases of queries and values alone, or from three."""
     B, N, _ = x_BNC.shape
     if attention.qkv is None:
+        own, shared = attention.num_heads, getattr(attention, "num_kv_heads", attention.num_heads)
         q, k, v = (
-            projected(x_BNC).reshape(B, N, attention.num_heads, -1).transpose(1, 2)
-            for projected in (attention.q_proj, attention.k_proj, attention.v_proj)
+            projected(x_BNC).reshape(B, N, heads, -1).transpose(1, 2)
+            for projected, heads in ((attention.q_proj, own), (attention.k_proj, shared), (attention.v_proj, shared))
         )
         return q, k, v
-    if attention.q_bias is None:
+    if getattr(attention, "q_bias", None) is None:
         qkv = attention.qkv(x_BNC)
     else:
         bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))

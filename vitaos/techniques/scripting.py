@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.techniques.record import record_in
-from vitaos.techniques.rotary_slots import SlottedBeitBlock, SlottedEvaBlock
+from vitaos.techniques.slot_calls import BlockSlots
 from vitaos.techniques.slots import SlottedBlock, SlottedCaitBlock, SlottedSwinBlock
 
 HOOK: Final = "__prepare_scriptable__"
@@ -52,10 +52,12 @@ def scriptable(model: nn.Module) -> nn.Module:
     for module in list(copied.modules()):
         module.__dict__.pop(HOOK, None)
         for name, child in list(module.named_children()):
-            if isinstance(child, SlottedEvaBlock | SlottedBeitBlock):
-                raise ValueError("torch.jit.script cannot follow the blocks of Eva and Beit; use torch.export.")
-            if isinstance(child, SlottedBlock | SlottedCaitBlock | SlottedSwinBlock):
+            if type(child) in (SlottedBlock, SlottedCaitBlock, SlottedSwinBlock):
                 setattr(module, name, TracedBlock(child))
+            elif isinstance(child, BlockSlots):
+                raise ValueError(
+                    f"torch.jit.script cannot follow the blocks of {type(model).__name__}; use torch.export."
+                )
     return copied
 
 

@@ -1,127 +1,15 @@
 """Sites: the blocks of a timm model where techniques can act, found, checked and opened."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from timm.layers import DiffAttention
 from timm.models._features import FeatureDictNet, FeatureGetterNet
-from timm.models.beit import Attention as BeitAttention
-from timm.models.beit import Beit
-from timm.models.beit import Block as BeitBlock
-from timm.models.cait import Cait, LayerScaleBlock, TalkingHeadAttn
-from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn.utils import skip_init
 
-from vitaos.techniques.differential_slots import SlottedDiffAttention
-from vitaos.techniques.rotary_slots import (
-    SlottedBeitAttention,
-    SlottedBeitBlock,
-    SlottedEvaAttention,
-    SlottedEvaBlock,
-)
+from vitaos.techniques.kinds import KINDS, REASONS, Kind
 from vitaos.techniques.slot_calls import SlotFunction
-from vitaos.techniques.slots import (
-    SlottedAttention,
-    SlottedBlock,
-    SlottedCaitBlock,
-    SlottedSwinBlock,
-    SlottedTalkingHeadAttention,
-    SlottedWindowAttention,
-)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A family of backbones, and the module classes that slots know how to open in it (with their submodules)."""
-
-    name: str
-    model: type[nn.Module]
-    block: type[nn.Module]
-    slotted_block: type[nn.Module]
-    attention: type[nn.Module]
-    slotted_attention: type[nn.Module]
-    attention_children: frozenset[str]
-    techniques: frozenset[str] | None = None
-    """Those that are held against their equations on it; None: all that do not refuse it themselves."""
-
-
-_OF_MAP_AND_BRANCH: Final = frozenset({"attnscale", "featscale", "contranorm", "gfsa", "centered_attention"})
-
-KINDS: Final = (
-    Kind(
-        "ViT",
-        VisionTransformer,
-        Block,
-        SlottedBlock,
-        Attention,
-        SlottedAttention,
-        frozenset({"qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}),
-    ),
-    Kind(
-        "differential ViT",
-        VisionTransformer,
-        Block,
-        SlottedBlock,
-        DiffAttention,
-        SlottedDiffAttention,
-        frozenset({"qkv", "q_norm", "k_norm", "attn_drop", "norm", "sub_norm", "proj", "proj_drop"}),
-        techniques=_OF_MAP_AND_BRANCH,
-    ),
-    Kind(
-        "CaiT",
-        Cait,
-        LayerScaleBlock,
-        SlottedCaitBlock,
-        TalkingHeadAttn,
-        SlottedTalkingHeadAttention,
-        frozenset({"qkv", "attn_drop", "proj_l", "proj_w", "proj", "proj_drop"}),
-    ),
-    Kind(
-        "Swin",
-        SwinTransformer,
-        SwinTransformerBlock,
-        SlottedSwinBlock,
-        WindowAttention,
-        SlottedWindowAttention,
-        frozenset({"qkv", "attn_drop", "proj", "proj_drop", "softmax"}),
-    ),
-    Kind(
-        "Eva",
-        Eva,
-        EvaBlock,
-        SlottedEvaBlock,
-        EvaAttention,
-        SlottedEvaAttention,
-        frozenset(
-            {"qkv", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}
-        ),
-        techniques=_OF_MAP_AND_BRANCH,
-    ),
-    Kind(
-        "Beit",
-        Beit,
-        BeitBlock,
-        SlottedBeitBlock,
-        BeitAttention,
-        SlottedBeitAttention,
-        frozenset({"qkv", "attn_drop", "proj", "proj_drop"}),
-        techniques=_OF_MAP_AND_BRANCH,
-    ),
-)
-
-
-_REASONS: Final = {
-    "SwinTransformerV2": "the norms come after the branches and the scores are cosines: no slots are written for it",
-    "SwinTransformerV2Cr": "the norms come after the branches and the scores are cosines: no slots are written for it",
-    "VisionTransformerRelPos": "the blocks and the attention are classes of their own: no slots are written for them",
-    "NaFlexVit": "images of one batch have different numbers of tokens, padded: token means would count the padding",
-    "VOLO": "outlook attention weighs neighborhoods, whose maps are no averages over all tokens",
-    "CrossVit": "two branches of tokens exchange their class tokens: no slots are written for it",
-}
-"""Why what looks like a known kind is none."""
 
 
 @dataclass(frozen=True)
@@ -184,27 +72,32 @@ def kind_of(model: nn.Module) -> Kind:
     """The kind of a backbone, or of what timm's ``features_only=True`` made of it.
 
     Raises:
-        ValueError: not a timm VisionTransformer, Cait or SwinTransformer.
+        ValueError: not one of :data:`~vitaos.techniques.kinds.KINDS`.
     """
     model = backbone_in(model)
     in_stages = isinstance(model, FeatureDictNet)  # how timm takes Swin apart
-    fitting = [
+    kinds = [
         kind
         for kind in KINDS
         if isinstance(model, kind.model)
         or (in_stages and any(isinstance(part, kind.block) for part in model.modules()))
     ]
-    if fitting:  # kinds of one model differ by their attention
-        of_attention = (kind for kind in fitting if any(isinstance(part, kind.attention) for part in model.modules()))
-        return next(of_attention, fitting[0])
-    reason = _REASONS.get(type(model).__name__)
+    if kinds:
+        classes = {type(part) for part in model.modules()}
+        return next((kind for kind in kinds if _consists_of(classes, kind)), kinds[0])
+    reason = REASONS.get(type(model).__name__)
     raise _refuse(
         f"the model is a {type(model).__module__}.{type(model).__name__}" + (f", of which {reason}" if reason else "")
     )
 
 
+def _consists_of(classes: set[type[nn.Module]], kind: Kind) -> bool:
+    """Whether blocks and attention of a kind are among the classes: one model class of timm may have several."""
+    return bool(classes & {kind.block, kind.slotted_block} and classes & {kind.attention, kind.slotted_attention})
+
+
 def find_sites(model: nn.Module) -> list[Site]:
-    """The blocks of a model in order of depth (CaiT: patch blocks only, class attention has no slots).
+    """The blocks of a model in order of depth (CaiT, VOLO: class attention has no slots; CrossViT: branch by branch).
 
     Raises:
         ValueError: the model, or a block or attention module in it, is of a class that has no slots; names the module's
@@ -212,7 +105,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     """
     given, kind, model = model, kind_of(model), backbone_in(model)
     blocks: dict[str, Any]
-    if isinstance(model, FeatureDictNet):
+    if isinstance(model, FeatureDictNet) or kind.nested:
         blocks = {path: module for path, module in model.named_modules() if isinstance(module, kind.block)}
     elif kind.name == "Swin":
         stages: Any = model.layers
