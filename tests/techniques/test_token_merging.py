@@ -1,6 +1,7 @@
 """Token merging: exact beside every other technique, its schedules, its criteria, and what it refuses."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -49,6 +50,20 @@ def test_duplicates_give_the_same_logits_merged(names: tuple[str, ...]) -> None:
         assert record.sizes_BN is record.sources_BO is None, "the record of a pass is not empty after it"
         assert not record.seen
         assert not record.carried
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_ggem_counts_merged_tokens_in_either_order_and_in_copies(pool: str) -> None:
+    x, merging = twins(), {"kept": [9, 9, 9]}
+    whole = without_positions("ggem", global_pool=pool, fc_norm=False)
+    after = attach(without_positions(merged=merging, global_pool=pool, fc_norm=False), ggem=True).double()
+    after.load_state_dict(whole.state_dict())
+    before = without_positions("ggem", merged=merging, global_pool=pool, fc_norm=False)
+    compiled = torch.compile(before, backend="eager", fullgraph=True)
+    for model in (before, after, copy.deepcopy(before), pickle.loads(pickle.dumps(before)), compiled):
+        torch.testing.assert_close(model(x), whole(x), rtol=0, atol=1e-10)
+    both = attach(build("ViT", "ggem", global_pool=pool), token_selection={"keep": 0.5})
+    assert token_counts(both, images(both)) == [10, 7, 5]
 
 
 def test_duplicates_give_the_same_gradients_and_statistics_in_training() -> None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 from timm.models._features import FeatureGetterNet
 
 from vitaos.techniques.sites import Site
+from vitaos.techniques.sized_pooling import SizedPooling
 
 REFUSES: Final = {
     "CaiT": "its talking heads add a bias to every entry of the maps, and its class attention has no slots: neither "
@@ -23,7 +24,11 @@ def check_reducible(technique: str, sites: list[Site]) -> None:
     model: Any = sites[0].model
     if isinstance(model, FeatureGetterNet):
         raise ValueError(f"{technique}: features_only=True gives maps of all tokens, of which some would be gone.")
-    weighs = model.attn_pool is None or hasattr(model.attn_pool, "record")
+    weighs = (
+        model.attn_pool is None
+        or isinstance(model.attn_pool, SizedPooling)
+        or hasattr(model.attn_pool, "weigh_by_size")
+    )
     if not weighs or model.global_pool not in _POOLS:
         raise ValueError(
             f"{technique}: this model pools by attention (global_pool={model.global_pool!r}), which would not weigh "

@@ -25,14 +25,20 @@ class SizedPooling(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """The last N tokens of the pass: (B, N, C) -> (B, C)."""
-        sizes_BN = self.record.sizes_BN
-        self.record.clear()
-        sizes_BN = None if sizes_BN is None else sizes_BN[:, -x_BNC.shape[1] :]
-        mean_BC = token_mean(x_BNC, sizes_BN).squeeze(1).to(x_BNC.dtype)
+        mean_BC = token_mean(x_BNC, pooled_sizes(self.record, x_BNC.shape[1])).squeeze(1).to(x_BNC.dtype)
         return mean_BC if self.kind == "avg" else 0.5 * (x_BNC.amax(dim=1) + mean_BC)
 
 
+def pooled_sizes(record: PassRecord, tokens: int) -> Tensor | None:
+    """(B, tokens): the sizes of the last tokens of a pass; None: one each. The record is empty afterwards."""
+    sizes_BN = record.sizes_BN
+    record.clear()
+    return None if sizes_BN is None else sizes_BN[:, -tokens:]
+
+
 def pool_by_size(backbone: Any, record: PassRecord) -> None:
-    """Let a ViT's mean pooling weigh merged tokens by their size; other pooling stays."""
-    if backbone.global_pool in _MEANS:
+    """Let what pools a ViT's tokens, their mean or GGeM, weigh merged ones by their size; other pooling stays."""
+    if hasattr(backbone.attn_pool, "weigh_by_size"):
+        backbone.attn_pool.weigh_by_size(record)
+    elif backbone.global_pool in _MEANS:
         backbone.attn_pool, record.keeps_sizes = SizedPooling(record, backbone.global_pool), True
