@@ -1,4 +1,4 @@
-"""A run whose images are mixed by image or by pair: it resumes to the last bit."""
+"""A run whose images are mixed by image, by pair or by patches: it resumes to the last bit."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +8,21 @@ import torch
 
 import train
 from tests.commands.conftest import compose_digits
+from vitaos.config import ConfigError
+
+MASKS = "batch recipe.mask_mix=0.7 recipe.mask_mix_patch=8"
 
 
-@pytest.mark.parametrize("mode", ["elem", pytest.param("pair", marks=pytest.mark.long)])
+@pytest.mark.parametrize("mode", ["elem", MASKS, pytest.param("pair", marks=pytest.mark.long)])
 def test_a_run_resumes_to_the_last_bit(mode: str, digits_root: Path, tmp_path: Path) -> None:
     words = ["depth=1", "batch_size=15", "recipe.warmup_epochs=0", "recipe.schedule_unit=step", "recipe.repeats=1"]
-    words += ["recipe.mixup=0.8", "recipe.cutmix=1", f"recipe.mix_mode={mode}", "accumulate=2", f"out={tmp_path}"]
+    words += [
+        "recipe.mixup=0.8",
+        "recipe.cutmix=1",
+        *f"recipe.mix_mode={mode}".split(),
+        "accumulate=2",
+        f"out={tmp_path}",
+    ]
     config = compose_digits(digits_root, *words)
 
     def run(name: str, steps: int) -> dict[str, torch.Tensor]:
@@ -23,3 +32,8 @@ def test_a_run_resumes_to_the_last_bit(mode: str, digits_root: Path, tmp_path: P
 
     whole, _, parts = run("whole", 3), run("parts", 2), run("parts", 3)
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+def test_patches_must_fill_the_images(digits_root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe\.mask_mix_patch=56: .* do not fill images of 32"):
+        compose_digits(digits_root, "recipe.mask_mix=0.5")

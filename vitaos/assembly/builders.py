@@ -142,7 +142,16 @@ def build_augment_settings(config: TrainConfig) -> AugmentSettings:
 def build_train_transform(config: TrainConfig, num_classes: int) -> TrainTransform:
     """What happens to a training batch on the device."""
     recipe = config.recipe
-    mix = MixSettings(recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch, recipe.mix_mode)
+    mix = MixSettings(
+        recipe.mixup,
+        recipe.cutmix,
+        recipe.mix_probability,
+        recipe.mix_switch,
+        recipe.mix_mode,
+        recipe.mask_mix,
+        recipe.mask_mix_patch,
+        recipe.mask_mix_ratio,
+    )
     if config.augment == "timm":
         return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)
     sizes = {size for _, size in recipe.img_size_schedule} or {config.data.img_size}

@@ -167,6 +167,23 @@ class RecipeConfig:
         choices=("batch", "pair", "elem"),
         added=True,
     )
+    mask_mix: float = key(
+        0.0,
+        "share of the steps that MaskMix or Patch Mixing mixes, by patches, in place of mixup and CutMix",
+        low=0,
+        high=1,
+        added=True,
+    )
+    mask_mix_patch: int = key(
+        56, "side of those patches in pixels; it divides data.img_size", low=1, high=2**14, added=True
+    )
+    mask_mix_ratio: float = key(
+        0.0,
+        "share of own patches (Patch Mixing); 0: drawn from Beta(1, 1) in every step (MaskMix)",
+        low=0,
+        high=1,
+        added=True,
+    )
     # evaluation
     eval_crop: float = key(
         0.875, "the shorter side becomes img_size / this, then the center is cut out", low=0.1, high=1

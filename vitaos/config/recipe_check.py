@@ -18,6 +18,7 @@ def check_recipe(config: TrainConfig) -> None:
     _check_distillation(config)
     _check_views(config)
     _check_sizes(config)
+    _check_patches(config)
 
 
 def _check_distillation(config: TrainConfig) -> None:
@@ -41,15 +42,27 @@ def _check_views(config: TrainConfig) -> None:
             f"recipe.auto_augment={recipe.auto_augment}: it needs augment=timm (class folders) and "
             "recipe.randaugment=null"
         )
-    if recipe.loss == "jsd" and (config.augment != "timm" or recipe.mixup or recipe.cutmix or recipe.erasing):
+    mixed = recipe.mixup or recipe.cutmix or recipe.mask_mix
+    if recipe.loss == "jsd" and (config.augment != "timm" or mixed or recipe.erasing):
         raise ConfigError(
             "recipe.loss=jsd compares views of one image whose first is clean: it needs augment=timm, "
-            "recipe.auto_augment=augmix-m3, recipe.mixup=0, recipe.cutmix=0 and recipe.erasing=0"
+            "recipe.auto_augment=augmix-m3, recipe.mixup=0, recipe.cutmix=0, recipe.mask_mix=0 and recipe.erasing=0"
         )
     if recipe.loss == "jsd" and not (recipe.auto_augment or recipe.randaugment):
         raise ConfigError("recipe.loss=jsd without recipe.auto_augment=augmix-m3: all views would be alike")
     if recipe.loss == "jsd" and recipe.distillation != "none":
         raise ConfigError("recipe.loss=jsd with recipe.distillation: a teacher has no part in it; choose one")
+
+
+def _check_patches(config: TrainConfig) -> None:
+    recipe = config.recipe
+    sizes = {config.data.img_size, *(pair[-1] for pair in recipe.img_size_schedule)}
+    odd = sorted(size for size in sizes if size % recipe.mask_mix_patch)
+    if recipe.mask_mix and odd:
+        raise ConfigError(
+            f"recipe.mask_mix_patch={recipe.mask_mix_patch}: patches of that side do not fill images of {odd[0]} "
+            "pixels; choose a divisor, and a multiple of the model's patch (MixPro: 56 at 224)"
+        )
 
 
 def _check_sizes(config: TrainConfig) -> None:

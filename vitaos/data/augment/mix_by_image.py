@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitaos.counter_rng import derive_seed, normals, uniforms
 from vitaos.data.augment import rng_streams
+from vitaos.data.augment.mask_mix import MaskMixer
 from vitaos.data.augment.mixup import BatchMixer, mix_targets
 from vitaos.data.augment.settings import MixSettings
 from vitaos.data.augment.staging import StagingBuffer
@@ -83,9 +84,10 @@ class ImageMixer(BatchMixer):
 
 
 def build_mixer(settings: MixSettings, *, num_classes: int, seed: int) -> BatchMixer:
-    """The mixer of the settings' mode; arguments and errors as :class:`BatchMixer`."""
+    """The mixer of the settings; arguments and errors as :class:`BatchMixer` and :class:`MaskMixer`."""
     kind = BatchMixer if settings.mode == "batch" else ImageMixer
-    return kind(settings, num_classes=num_classes, seed=seed)
+    mixer = kind(settings, num_classes=num_classes, seed=seed)
+    return MaskMixer(mixer) if settings.mask != 0 else mixer
 
 
 def mix_each(images: Tensor, partner: Tensor, boxes: Tensor) -> Tensor:

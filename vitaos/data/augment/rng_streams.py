@@ -25,3 +25,4 @@ MIX_CHOICE: Final = 49
 MIX_BOOST: Final = 50
 MIX_NORMAL: Final = 51
 MIX_ACCEPT: Final = 52
+MASK_MIX: Final = 53

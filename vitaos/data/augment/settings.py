@@ -46,6 +46,9 @@ class MixSettings:
         probability: chance that a step is mixed at all.
         switch: chance of CutMix where both are on.
         mode: who shares a draw: the images of a step ("batch"), the two of a pair ("pair"), none ("elem").
+        mask: chance that a step is mixed by patches (MaskMix, Patch Mixing) in place of mixup and CutMix.
+        mask_patch: side of those patches in pixels.
+        mask_ratio: share of an image's own patches; 0 for a draw of Beta(1, 1) in every step.
     """
 
     mixup: float = 0.8
@@ -53,6 +56,9 @@ class MixSettings:
     probability: float = 1.0
     switch: float = 0.5
     mode: str = "batch"
+    mask: float = 0.0
+    mask_patch: int = 56
+    mask_ratio: float = 0.0
 
 
 DEIT_AUGMENT: Final = AugmentSettings()
