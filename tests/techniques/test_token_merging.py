@@ -247,3 +247,16 @@ def test_refusals_in_use() -> None:
     extractor: Any = timm.create_model("vit_tiny_patch16_224", features_only=True, depth=3, img_size=32)
     with pytest.raises(ValueError, match="token_merging: features_only=True gives maps"):
         attach(extractor, token_merging=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"token_merging": {"r": 3, "criterion": "mctf"}}, {"token_merging": {"r": 3, "select": "gtp"}}],
+    ids=["mctf", "gtp"],
+)
+def test_an_exported_program_takes_any_number_of_images(options: dict[str, Any]) -> None:
+    model = attach(build("ViT", depth=1), **options)
+    number = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images(model),), dynamic_shapes=number)
+    x = images(model, 5)
+    torch.testing.assert_close(program.module()(x), model(x))

@@ -87,15 +87,15 @@ def propagate_tokens(block: Any, x_BNC: Tensor, *, merged: int, kept: int, prefi
     rows_BKP = take(record.seen["graph"], stay_BK)
     to_BKR = rows_BKP.gather(2, gone_BR.unsqueeze(1).expand(-1, patches - gone, -1))
     record.seen["graph"] = rows_BKP.gather(2, stay_BK.unsqueeze(1).expand(-1, patches - gone, -1))
-    front = torch.arange(prefix, device=x_BNC.device).expand(len(x_BNC), -1)
+    front = torch.arange(prefix, device=x_BNC.device).expand(x_BNC.shape[0], -1)
     kept_Bn = torch.cat([front, stay_BK + prefix], dim=1)
 
     def reduce(x: Tensor) -> Tensor:
-        edges = to_BKR.to(at_least_float32(x).dtype).view(len(x), *[1] * (x.dim() - 3), *to_BKR.shape[1:])
+        edges = to_BKR.to(at_least_float32(x).dtype).view(x.shape[0], *[1] * (x.dim() - 3), *to_BKR.shape[1:])
         with no_autocast(x.device.type):
             passed = alpha * (edges @ at_least_float32(take(x, gone_BR + prefix)))
         return (take(x, kept_Bn) + F.pad(passed, (0, 0, prefix, 0))).to(x.dtype)
 
-    places_Bn = torch.arange(kept_Bn.shape[1], device=x_BNC.device).expand(len(kept_Bn), -1)
+    places_Bn = torch.arange(kept_Bn.shape[1], device=x_BNC.device).expand(kept_Bn.shape[0], -1)
     moved_BN = torch.full_like(order_BP[:, :1], -1).expand(-1, x_BNC.shape[1]).scatter(1, kept_Bn, places_Bn)
     return record.reduce(x_BNC, reduce, moved_BN)

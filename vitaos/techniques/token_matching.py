@@ -84,7 +84,7 @@ def match(score_Bab: Tensor, rank_Ba: Tensor | None, sides: Sides, prefix: int, 
     best_Ba, partner_Ba = score_Bab.max(dim=-1)
     order_Ba = (best_Ba if rank_Ba is None else rank_Ba).argsort(dim=-1, descending=True, stable=True)
     gone_BR, rest_Ba = order_Ba[:, :merged], order_Ba[:, merged:].sort(dim=-1).values
-    batch = len(order_Ba)
+    batch = order_Ba.shape[0]
     front = torch.arange(prefix, device=order_Ba.device).expand(batch, -1)
     kept_Bn = torch.cat([front, sides.a[rest_Ba], sides.b.expand(batch, -1)], dim=1)
     into_BR = partner_Ba.gather(1, gone_BR) + (prefix + rest_Ba.shape[1])
@@ -120,7 +120,7 @@ def merge_by_size(x: Tensor, merge: Merge, sizes_BN: Tensor, merged_sizes_Bn: Te
 
 def _rows(index_Bn: Tensor, tokens: int) -> Tensor:
     """Positions in the tokens of all images one after the other."""
-    offset_B1 = torch.arange(len(index_Bn), device=index_Bn.device).unsqueeze(1) * tokens
+    offset_B1 = torch.arange(index_Bn.shape[0], device=index_Bn.device).unsqueeze(1) * tokens
     return (index_Bn + offset_B1).flatten()
 
 

@@ -56,7 +56,7 @@ def select_tokens(block: Any, x_BNC: Tensor, *, keep: float, fuse: bool, prefix:
     if stay >= row_BM.shape[1]:
         return x_BNC
     order_BM = row_BM.detach().argsort(dim=1, descending=True, stable=True) + prefix
-    front = torch.arange(prefix, device=x_BNC.device).expand(len(order_BM), -1)
+    front = torch.arange(prefix, device=x_BNC.device).expand(order_BM.shape[0], -1)
     kept_Bn = torch.cat([front, order_BM[:, :stay]], dim=1)
     gone_BR = order_BM[:, stay:]
     weight_BR = row_BM.gather(1, gone_BR - prefix) if fuse else None
@@ -65,11 +65,11 @@ def select_tokens(block: Any, x_BNC: Tensor, *, keep: float, fuse: bool, prefix:
         kept = take(x, kept_Bn)
         if weight_BR is None:
             return kept
-        weights = weight_BR.view(len(weight_BR), *[1] * (x.dim() - 3), -1, 1)
+        weights = weight_BR.view(weight_BR.shape[0], *[1] * (x.dim() - 3), -1, 1)
         fused = (take(x, gone_BR) * weights).sum(dim=-2, keepdim=True)
         return torch.cat([kept, fused.to(x.dtype)], dim=-2)
 
-    places_Bn = torch.arange(kept_Bn.shape[1], device=x_BNC.device).expand(len(kept_Bn), -1)
+    places_Bn = torch.arange(kept_Bn.shape[1], device=x_BNC.device).expand(kept_Bn.shape[0], -1)
     moved_BN = torch.full_like(order_BM[:, :1], kept_Bn.shape[1] if fuse else -1).expand(-1, x_BNC.shape[1])
     return record.reduce(x_BNC, reduce, moved_BN.scatter(1, kept_Bn, places_Bn))
 
