@@ -10,7 +10,7 @@ import torch
 import vitaos
 from tests.commands.conftest import Run, compose_digits
 from vitaos.analysis.monitor import Monitor
-from vitaos.assembly import builders
+from vitaos.assembly import builders, observing
 from vitaos.metrics_reader import read_metrics
 from vitaos.runtime.world import World
 
@@ -154,11 +154,11 @@ def test_the_monitor_looks_at_the_same_images_of_all_classes(
     config = compose_digits(digits_root, "monitor.every=1")
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
     with closing(builders.build_loaders(config, world)) as loaders:
-        observe = builders.build_observe_fn(config, loaders, world)
+        observe = observing.build_observe_fn(config, loaders, world)
         observe(torch.nn.Identity(), 0, False)
         observe(torch.nn.Identity(), 1, False)
         config.monitor.every = 2
-        rarely = builders.build_observe_fn(config, loaders, world)
+        rarely = observing.build_observe_fn(config, loaders, world)
         assert [bool(rarely(torch.nn.Identity(), epoch, epoch == 2)) for epoch in (0, 1, 2)] == [False, True, True]
         held_out = torch.cat([batch.images for batch in loaders.val])
         labels = torch.cat([batch.targets for batch in loaders.val])

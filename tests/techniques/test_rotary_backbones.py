@@ -29,6 +29,8 @@ MODELS: dict[str, Any] = {
     "BEiT": lambda: Beit(**_SIZE, init_values=0.5, use_rel_pos_bias=True),
     "BEiT, shared": lambda: Beit(**_SIZE, use_shared_rel_pos_bias=True, qkv_bias=True),
     "rope ViT": lambda: Eva(**_SIZE, attn_type="rope", use_rot_pos_emb=True, scale_attn_inner=True),
+    "rope ViT, shared keys": lambda: Eva(**_SIZE | {"embed_dim": 32, "num_heads": 4}, attn_type="rope",
+                                         qkv_fused=False, num_kv_heads=2, use_rot_pos_emb=True),
     "Swin V2": lambda: SwinTransformerV2(img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(2, 1),
                                          num_heads=(3, 6), num_classes=5),
     "RelPos": lambda: VisionTransformerRelPos(**_SIZE, rel_pos_type="mlp", init_values=0.5, qk_norm=True),

@@ -3,7 +3,7 @@
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
-from vitaos.assembly import builders, session, start
+from vitaos.assembly import builders, observing, session, start
 from vitaos.assembly.initial_weights import load_initial_weights
 from vitaos.assembly.possible import check_possible
 from vitaos.assembly.teacher import build_teacher
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> Run:
             world,
             num_classes=loaders.num_classes,
             evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: preemption.requested),
-            observe=builders.build_observe_fn(config, loaders, world),
+            observe=observing.build_observe_fn(config, loaders, world),
             preemption=preemption,
             checkpoints=outputs.checkpoints,
             sinks=outputs.sinks,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitaos import cli
-from vitaos.assembly import builders
+from vitaos.assembly import builders, observing
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.assembly.training import build_trainer
 from vitaos.batch import Batch
@@ -76,7 +76,7 @@ def trainer_of(config: TrainConfig, loaders: Loaders, world: World, model: nn.Mo
         world,
         num_classes=loaders.num_classes,
         evaluate=builders.build_evaluate_fn(config, loaders, world, lambda: False),
-        observe=builders.build_observe_fn(config, loaders, world),
+        observe=observing.build_observe_fn(config, loaders, world),
         **others,
     )
 
