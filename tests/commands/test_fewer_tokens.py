@@ -70,3 +70,6 @@ def test_what_a_trained_model_cannot_take_is_refused(run: Run, tmp_path: Path) -
         vitaos.evaluate([*this, "token_merging={kept: [9]}"])
     assert vitaos.evaluate([*this, "attnscale=true"])["techniques"] == {"attnscale": True}
     assert not list((tmp_path / "a" / "evaluation").glob("*token*"))
+    with pytest.raises(ValueError, match="format=onnx: token_merging sorts tokens stably"):
+        _export(this[0], MERGING, "format=onnx", f"out={tmp_path / 'onnx'}")
+    assert not (tmp_path / "onnx").exists()

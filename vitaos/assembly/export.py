@@ -7,6 +7,7 @@ from torch import nn
 
 from vitaos.assembly import model_card
 from vitaos.assembly.eval_target import EvalTarget, build_model, resolve_checkpoint
+from vitaos.assembly.fewer_tokens import reducers
 from vitaos.assembly.fingerprint import to_dict
 from vitaos.config import ExportConfig
 from vitaos.weights.graph import export_onnx, export_program
@@ -23,7 +24,8 @@ def export(config: ExportConfig) -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: no checkpoint or folder given, the folder holds something, or the checkpoint cannot be used.
+        ValueError: no checkpoint or folder given, the folder holds something, the checkpoint cannot be used, or its
+            tokens become fewer and ONNX is asked for.
     """
     if not config.checkpoint or not config.out:
         raise ValueError("an export needs checkpoint=RUN_OR_FILE and out=DIR, a new folder")
@@ -32,6 +34,11 @@ def export(config: ExportConfig) -> list[Path]:
         raise ValueError(f"out={folder} exists and is not empty: give a new folder")
     target = resolve_checkpoint(config, str(config.checkpoint))
     weights = target.choose_one(config.weights)
+    if config.format == "onnx" and (reducing := reducers(target.model_config)):
+        raise ValueError(
+            f"format=onnx: {', '.join(reducing)} sorts tokens stably, for which ONNX has no operation; use "
+            "format=torch_export or safetensors."
+        )
     model: Any = build_model(target, _num_classes(target)).eval()
     # timm describes the architecture's published weights: these are others.
     model.pretrained_cfg = model.pretrained_cfg | {"tag": "", "license": config.license}
