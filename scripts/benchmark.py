@@ -6,6 +6,7 @@ loader      how fast images arrive, by loader and number of workers
 augment     the batched augmentation on the device against timm's on the CPU
 end_to_end  a training run's rate against that of its loader alone and of its steps alone
 contention  how much a loader slows the thread that trains, by number of threads
+roofline    what bounds a step on a GPU (FLOPs, bytes, launches, counted), and the hours of an experiment
 tokens      what token merging saves in a step and a forward pass, by the number of tokens that merge
 fidelity    how well merged tokens keep a trained model's features, by criterion
 """
@@ -23,6 +24,7 @@ COMMANDS: Final = {
     "augment": "scripts.benchmarks.augment_command",
     "end_to_end": "scripts.benchmarks.end_to_end_command",
     "contention": "scripts.benchmarks.contention_command",
+    "roofline": "scripts.benchmarks.roofline_command",
     "tokens": "scripts.benchmarks.tokens_command",
     "fidelity": "scripts.benchmarks.fidelity_command",
 }
