@@ -4,7 +4,7 @@ Every operation that torch dispatches in forward pass, backward pass and update 
 convolutions and attention. Bytes: every operation reads its inputs and writes its outputs once; views are free. Fused
 bytes: those of products, attention and reductions alone, as if all that works value by value were computed with its
 neighbors, which no compiler reaches. The CPU's operations stand for the GPU's; bytes of DeiT agree with
-``tests/null_gpu/counts.json`` to 3%, those of CaiT and Swin lie up to a fifth and up to three tenths below, since softmax
+``tests/null_gpu/counts.json`` to 3%, those of CaiT and Swin lie up to a fifth and up to three tenths below: softmax
 stays in bf16 there and the gradient of Swin's position bias is left out.
 """
 
