@@ -17,7 +17,7 @@ train() {
   shift
   set +e
   $python train.py data=digits data.root=data data.workers=1 device=cpu out="$out" name="$name" evaluate_every=2 \
-    monitor.every=7 depth=8 recipe.lr=2e-3 "$@" 2>&1 | sed -u "s/^/$(printf '%-14s' "$name") /"
+    monitor.every=7 depth=8 recipe.lr=1e-3 "$@" 2>&1 | sed -u "s/^/$(printf '%-14s' "$name") /"
   status=${PIPESTATUS[0]}
   return "$status"
 }

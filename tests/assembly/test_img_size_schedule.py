@@ -66,6 +66,7 @@ def test_positions_are_interpolated_and_the_parameters_are_those_of_the_final_si
     assert sized.pos_embed.grad.abs().sum() > 0  # type: ignore[union-attr]  # of all positions of the final size
 
 
+@pytest.mark.long
 def test_a_run_resumes_across_sizes_to_the_last_bit(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, out=str(tmp_path))
 

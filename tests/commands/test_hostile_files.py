@@ -61,8 +61,10 @@ DOORS: dict[str, Door] = {
 
 @pytest.mark.parametrize("door", DOORS)
 def test_no_door_runs_a_hostile_file(door: str, run: Run, tmp_path: Path) -> None:
+    """All kinds of files at the first door; the others lead to the same reading (``test_safe_load.py``)."""
     canary = tmp_path / "canary"
-    for kind, make in HOSTILE.items():
+    kinds = list(HOSTILE.items()) if door == "resume_path" else list(HOSTILE.items())[:2]
+    for kind, make in kinds:
         file = tmp_path / f"{kind}.pt"
         torch.save(make(canary), file)
         with pytest.raises(ValueError, match=r"contains code.*nothing was run") as refusal:

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.null_gpu.launch import run_or_skip
 
 # A run means to wait for each tensor of a state that is brought to the device, and a few times at a start, an end of an
@@ -67,6 +69,7 @@ def test_a_run_is_trained_resumed_and_evaluated_without_waiting(tmp_path: Path) 
     assert evaluated
 
 
+@pytest.mark.long
 def test_the_doctor_sees_the_device(tmp_path: Path) -> None:
     done = run_or_skip("scripts/doctor.py", f"out={tmp_path}")
     assert done.returncode == 0, done.stdout
