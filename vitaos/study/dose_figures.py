@@ -53,9 +53,8 @@ def draw_by_block(figure: Any, response: DoseResponse, techniques: Sequence[str]
                     _draw_blocks(axes, point, key, techniques.index(point.cell.technique))
             if row == 0:
                 axes.set_title(f"r = {dose:g}")
-            else:
-                axes.set_xlabel("block (0: embedding)")
         panels[row][0].set_ylabel(title)
+    panels[-1][len(doses) // 2].set_xlabel("block (0: embedding)")  # once: side by side, each would overlap the next
     start = Line2D([], [], color="#555555", linestyle="--", linewidth=1)
     _legend(figure, response, techniques, extra=[(start, "plain at the start")])
 
