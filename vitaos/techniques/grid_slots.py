@@ -4,7 +4,6 @@ VOLO's outlookers weigh neighborhoods: their maps are no averages over all token
 neither have its class-attention blocks, as CaiT's.
 """
 
-from functools import partial
 from typing import Any
 
 from timm.models.volo import Attention as VoloAttention
@@ -13,12 +12,10 @@ from torch import Tensor
 
 from vitaos.techniques.folding import bands_of_output, project
 from vitaos.techniques.slot_calls import (
-    Attend,
     AttentionSlots,
     BlockSlots,
     added_to_scores,
-    attend_fused,
-    attend_with_map,
+    attend_by_scores,
     enter,
     leave,
     mix_values,
@@ -38,11 +35,7 @@ class SlottedVoloAttention(AttentionSlots, VoloAttention):
         qkv_3BHND = self.qkv(x_BNC).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         q_BHND, k_BHND, v_BHND = qkv_3BHND.unbind(0)
         added = added_to_scores(self, q_BHND, k_BHND)
-        if self.fused_attn and not self.maps:
-            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=added)
-        else:
-            scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = attend_with_map(self, scores_BHNM if added is None else scores_BHNM + added)
+        attend = attend_by_scores(self, q_BHND, k_BHND, mask=added)
         z_BNC, of_map = mix_values(self, x_BNC, attend, v_BHND)
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands)).view(shape)
 

@@ -6,7 +6,6 @@ attention, which the norm then takes.
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from vitaos.techniques.folding import bands_of_output, project
 from vitaos.techniques.slot_calls import (
-    Attend,
     AttentionSlots,
     BlockSlots,
     added_to_scores,
-    attend_fused,
+    attend_by_scores,
     attend_with_map,
     enter,
     leave,
@@ -84,11 +82,7 @@ class SlottedRelPosAttention(AttentionSlots, RelPosAttention):
         rel_pos: Any = self.rel_pos
         own = shared_rel_pos if rel_pos is None else rel_pos.get_bias()
         bias = total_of(own, added_to_scores(self, q_BHND, k_BHND))
-        if self.fused_attn and not self.maps:
-            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=bias)
-        else:
-            scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = attend_with_map(self, scores_BHNM if bias is None else scores_BHNM + bias)
+        attend = attend_by_scores(self, q_BHND, k_BHND, mask=bias)
         z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
 

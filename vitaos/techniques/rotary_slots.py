@@ -4,7 +4,6 @@ Queries and keys are rotated, or scores have relative position biases, as timm h
 what a ViT's are.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +16,10 @@ from torch import Tensor
 
 from vitaos.techniques.folding import bands_of_output, project
 from vitaos.techniques.slot_calls import (
-    Attend,
     AttentionSlots,
     BlockSlots,
     added_to_scores,
-    attend_fused,
-    attend_with_map,
+    attend_by_scores,
     check_masks,
     enter,
     leave,
@@ -58,11 +55,7 @@ class _RotarySlots(AttentionSlots):
         added = added_to_scores(self, q_BHND, k_BHND)
         if added is not None:
             attn_mask, is_causal = masked(added, attn_mask, is_causal, N), False
-        if self.fused_attn and not self.maps:
-            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
-        else:
-            scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = attend_with_map(self, masked(scores_BHNM, attn_mask, is_causal, N))
+        attend = attend_by_scores(self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
         z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         z_BNC = self.norm(z_BNC)
         if self.gate is not None:
@@ -90,11 +83,7 @@ class SlottedBeitAttention(AttentionSlots, BeitAttention):
             shared_rel_pos_bias,
             added_to_scores(self, q_BHND, k_BHND),
         )
-        if self.fused_attn and not self.maps:
-            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=bias)
-        else:
-            scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = attend_with_map(self, scores_BHNM if bias is None else scores_BHNM + bias)
+        attend = attend_by_scores(self, q_BHND, k_BHND, mask=bias)
         z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         return self.proj_drop(project(self, z_BNC, v_BHND, of_map, bands))
 

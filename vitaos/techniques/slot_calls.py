@@ -115,6 +115,16 @@ def masked(scores_BHNM: Tensor, attn_mask: Tensor | None, is_causal: bool, queri
     return scores_BHNM + attn_mask
 
 
+def attend_by_scores(
+    attention: Any, q_BHND: Tensor, k_BHND: Tensor, *, mask: Tensor | None, is_causal: bool = False
+) -> Attend:
+    """Attention by scaled products of queries and keys: fused, or with its map where timm or a map slot has it so."""
+    if attention.fused_attn and not attention.maps:
+        return partial(attend_fused, attention, q_BHND, k_BHND, mask=mask, is_causal=is_causal)
+    scores_BHNM = (q_BHND * attention.scale) @ k_BHND.transpose(-2, -1)
+    return attend_with_map(attention, masked(scores_BHNM, mask, is_causal, q_BHND.shape[-2]))
+
+
 def mix_values(attention: Any, x_BNC: Tensor, attend: Attend, v_BHND: Tensor) -> tuple[Tensor, Bands | None]:
     """The heads' outputs side by side, (B, N, H x D), operators and head slots included.
 

@@ -55,6 +55,7 @@ from vitaos.techniques.slot_calls import (
     AttentionSlots,
     BlockSlots,
     added_to_scores,
+    attend_by_scores,
     attend_fused,
     attend_with_map,
     check_masks,
@@ -85,11 +86,7 @@ class SlottedAttention(AttentionSlots, Attention):
         added = added_to_scores(self, q_BHND, k_BHND)
         if added is not None:
             attn_mask, is_causal = masked(added, attn_mask, is_causal, q_BHND.shape[-2]), False
-        if self.fused_attn and not self.maps:
-            attend: Attend = partial(attend_fused, self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
-        else:
-            scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1)
-            attend = attend_with_map(self, masked(scores_BHNM, attn_mask, is_causal, N))
+        attend = attend_by_scores(self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
         z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         z_BNC = self.norm(z_BNC)
         gate = getattr(self, "gate", None)
