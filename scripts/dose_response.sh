@@ -5,7 +5,8 @@
 # Environment: AT_A_TIME (runs side by side, default one a core), SEEDS, DOSES, ARMS (see below): DOSES=0.5 gives the leaderboard of
 # all remedies at one dose; RATES="3e-4 3e-3" tries further peak rates, and the report takes each arm's best on images held out for
 # it. A run that is finished is not run again and one that was interrupted goes on, so this may be stopped
-# and started at any time.
+# and started at any time. A run whose answers by image are there counts as finished, its checkpoint may be gone: the study so far,
+# unpacked from docs/studies/dose_response.tar.xz into OUT, is carried on and not repeated.
 set -euo pipefail
 source=$(cd "${1:?usage: scripts/dose_response.sh CIFAR10 [OUT]}" && pwd)
 cd "$(dirname "$0")/.."
@@ -45,6 +46,7 @@ run() { # seed dose arm [rate]
     layerscale) flags="layerscale={init:0.1}" ;; # its paper's start at up to 18 blocks
     *) flags="$(tr + '\n' <<<"$3" | sed 's/$/=true/' | tr '\n' ' ')" ;;
   esac
+  if [ -f "$out/runs/$name/evaluation/ffcv-val-predictions.npz" ] && [ ! -d "$out/runs/$name/checkpoints" ]; then return; fi
   # shellcheck disable=SC2086  # the flags are words of their own
   $python train.py experiment=dose_response data.root="$out/data" out="$out/runs" name="$name" \
     seed="$1" skip_gain="$2" ${4:+recipe.lr="$4"} $flags >>"$out/log.txt" 2>&1 && predict "$out/runs/$name" "$3" ||
