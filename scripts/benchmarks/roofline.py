@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.benchmarks.traffic import FREE, bytes_of, size_of
 from vitaos.assembly import builders
 from vitaos.assembly.training import build_training_loss
 from vitaos.config import TrainConfig
@@ -31,16 +32,9 @@ from vitaos.engine.update import Guard, Update
 from vitaos.techniques import folding, training_pass
 
 _STEPS: Final = 1000  # of an epoch; of no consequence
-_FREE: Final = frozenset({
-    "alias", "as_strided", "detach", "diagonal", "empty", "empty_like", "empty_strided", "expand",
-    "is_same_size", "lift_fresh", "new_empty", "new_empty_strided", "permute", "_reshape_alias", "select",
-    "set_", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold",
-    "_unsafe_view", "unsqueeze", "view", "_local_scalar_dense", "device", "promote_types",
-})  # fmt: skip
-_WRITES_ONLY: Final = frozenset({"copy_", "zero_", "fill_"})
 _NEVER_FUSED: Final = (
     *("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product", "native_layer_norm"),
-    *("native_batch_norm", "sum", "mean", "softmax", "_log_softmax", "_softmax", "fold", "unfold", "_fused_adam"),
+    *("native_batch_norm", "sum", "mean", "softmax", "_log_softmax", "_softmax", "fold", "unfold", "_fused"),
     *("_foreach", "linalg", "index", "sort", "topk", "gather", "cat", "stack"),
 )
 """How the names begin of operations that keep traffic of their own in compiled code."""
@@ -229,35 +223,11 @@ class _Count(TorchDispatchMode):
         """A kernel that is no operation of torch's."""
         if _Count.active is not None:
             found = (one for one in tree_leaves(tensors) if isinstance(one, Tensor))
-            _Count.active._needs.add(name, sum(map(_size, found)))
+            _Count.active._needs.add(name, sum(map(size_of, found)))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.partition("::")[2]
-        if name not in _FREE:
-            self._needs.add(name, _bytes_of(name, args, kwargs or {}, result))
+        if name not in FREE:
+            self._needs.add(name, bytes_of(name, args, kwargs or {}, result))
         return result
-
-
-def _bytes_of(name: str, args: Any, kwargs: Any, result: Any) -> int:
-    read = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    known = {id(one) for one in read}
-    written = [one for one in tree_leaves(result) if isinstance(one, Tensor) and id(one) not in known]
-    total = sum(map(_size, read)) + sum(map(_size, written))
-    if name.endswith("_") and read and name not in _WRITES_ONLY:  # what is changed in place is read and written
-        lists = [part for part in args if isinstance(part, (list, tuple)) and part and isinstance(part[0], Tensor)]
-        changed = _changed_lists(name, lists) if lists else [read[:1]]
-        total += sum(_size(one) for part in changed for one in part)
-    return total
-
-
-def _changed_lists(name: str, lists: list[Any]) -> list[Any]:
-    """Of a fused optimizer all but the gradients and the step counts; of other operations on lists the first."""
-    return [lists[0], *lists[2:4]] if name.startswith("_fused") else lists[:1]
-
-
-def _size(tensor: Tensor) -> int:
-    held = 1
-    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        held *= length if stride else 1
-    return held * tensor.element_size()

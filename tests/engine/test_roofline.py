@@ -34,7 +34,7 @@ def test_deits_bytes_are_those_of_the_null_gpu(flags: tuple[str, ...]) -> None:
     """Kept with ten classes; launches of backward differ, since CUDA's kernels are not the CPU's."""
     config = configuration_of("model=deit_s12", "batch_size=16", *flags)
     needs, kept = count_step(config, 10), KEPT[f"deit_s12: {'both' if flags else 'plain'}"]
-    for name in ("forward", "backward"):
+    for name in ("forward", "backward", "update"):
         part = getattr(needs, name)
         assert part.nbytes / 16e3 == pytest.approx(kept[name]["kilobytes_an_image"], rel=0.03)
         assert part.fused_nbytes < part.nbytes

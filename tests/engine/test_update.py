@@ -134,6 +134,23 @@ def test_ema_is_timms(warmup: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+def test_the_average_takes_any_memory_order_and_shared_weights_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model[2].weight = model[1].weight
+    average = ModelEma(model, decay=0.75)
+    model.to(memory_format=torch.channels_last)
+    before = copy_of(average.module.state_dict())
+    with torch.no_grad():
+        for value in (*model.parameters(), *model.buffers()):
+            value.add_(1)
+    average.update_average(model, 0, torch.tensor(True))
+    kept = {name: value for name, value in before.items() if value.is_floating_point()}
+    assert_same({name: average.module.state_dict()[name] for name in kept}, kept)
+    average.update_average(model, 0, torch.tensor(False))
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, before[name] + (0.25 if name in kept else 1), rtol=1e-6, atol=1e-6)
+
+
 def test_smoothing_of_mixed_targets_is_timms() -> None:
     logits = torch.randn(6, CLASSES)
     labels, mixed = torch.arange(6), 0.3

@@ -4,13 +4,14 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+_Pairs = list[tuple[Tensor, Tensor]]
+
 
 class ModelEma(ModelEmaV3):
     """timm's ModelEmaV3 with an update that a flag on the device can cancel.
 
-    timm takes the decay as a Python number, so leaving out one step would mean to wait for the device. Here the
-    weight of the step is a tensor, 0 for a skipped one. Averages parameters and floating-point buffers; copies
-    other buffers.
+    timm decides on the host whether to average, so leaving out one step would mean to wait for the device. Averages
+    parameters and floating-point buffers; copies other buffers.
 
     Args:
         model: its present weights are the average's first value.
@@ -33,26 +34,59 @@ class ModelEma(ModelEmaV3):
     @torch.no_grad()
     def update_average(self, model: nn.Module, step: int, skip_step: Tensor) -> None:
         """Move the average towards `model` after global step `step`, unless `skip_step` (bool, on the device)."""
-        weight = torch.where(skip_step, 0.0, 1.0 - self.decay_at(step)).to(torch.float32)
-        averages, values, copies = self._lists(model)
-        differences = torch._foreach_sub(values, averages)
-        torch._foreach_mul_(differences, weight)
-        torch._foreach_add_(averages, differences)
+        weight, skip = 1.0 - self.decay_at(step), skip_step.to(torch.float32)
+        together, apart, copies = self._tensors(model)
+        for averages, values in together:
+            _move(averages, values, weight, skip)
+        for average, value in apart:
+            moved = average + weight * (value - average)
+            average.copy_(torch.where(skip_step, average, moved))
         for average, value in copies:
             average.copy_(value)
 
-    def _lists(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """(averages, the model's values, pairs to copy), found once: asking costs more than averaging a small model.
+    def _tensors(self, model: nn.Module) -> tuple[list[tuple[list[Tensor], list[Tensor]]], _Pairs, _Pairs]:
+        """What is averaged together (by type), what one by one, and what is copied; (average, the model's) each.
 
-        The tensors of a model stay the same objects while it trains; loading a state copies into them.
+        Found once: asking costs more than averaging a small model. The tensors of a model stay the same objects while
+        it trains; loading a state copies into them. What two names share is averaged once.
         """
         if self._of is not model:
-            pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
-            averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-            self._found = (
-                [average for average, _ in averaged],
-                [value for _, value in averaged],
-                [pair for pair in pairs if not pair[0].is_floating_point()],
-            )
+            states = (module.state_dict(keep_vars=True).values() for module in (self.module, model))
+            pairs = {id(average): (average, value) for average, value in zip(*states, strict=True)}
+            together: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+            apart: _Pairs = []
+            copies: _Pairs = []
+            for average, value in pairs.values():
+                if not average.is_floating_point():
+                    copies.append((average, value))
+                elif (average.dtype, average.stride()) != (value.dtype, value.stride()):
+                    apart.append((average, value))
+                else:
+                    averages, values = together.setdefault(average.dtype, ([], []))
+                    averages.append(average)
+                    values.append(value)
+            self._found = list(together.values()), apart, copies
             object.__setattr__(self, "_of", model)
         return self._found
+
+
+def _move(averages: list[Tensor], values: list[Tensor], weight: float, skip: Tensor) -> None:
+    """averages += weight x (values - averages) unless `skip` is 1, in one pass: two reads and a write of each.
+
+    It is a step of gradient descent on |averages - values|^2 / 2, for which torch has a fused kernel with such a flag:
+    the values are maximized gradients, and the average is its own decay. (torch's lerp takes no weight from the
+    device.) Types and strides of a pair must agree: the kernel on the CPU does not look.
+    """
+    torch._fused_sgd_(
+        averages,
+        values,
+        [],
+        weight_decay=1.0,
+        momentum=0.0,
+        lr=weight,
+        dampening=0.0,
+        nesterov=False,
+        maximize=True,
+        is_first_step=False,
+        found_inf=skip,
+    )

@@ -132,6 +132,8 @@ class Trainer:
             checkpoint_gradients=settings.checkpoint_gradients,
         )
         if ema is not None:
+            if settings.channels_last:
+                ema.module.to(memory_format=torch.channels_last)
             self.compilation.apply(ema.module)  # it is evaluated as often as the model
         self.meter = Meter(
             self.progress,
