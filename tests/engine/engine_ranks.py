@@ -54,8 +54,8 @@ def collectives(world: World) -> dict[str, Any]:
 
 
 def wide(**keywords: Any) -> Any:
-    """Wide enough for several of DDP's buckets, with running statistics."""
-    return attach(tiny_vit(embed_dim=128, **keywords), re_attention=True)
+    """Wide enough for several of DDP's buckets, with running statistics and vectors."""
+    return attach(tiny_vit(embed_dim=128, **keywords), re_attention=True, sigma_reparam=True)
 
 
 def resumption(world: World) -> dict[str, Any]:

@@ -171,8 +171,8 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_state_before_it(bad: i
 
 
 def with_statistics() -> Any:
-    """A model whose forward pass changes it: re-attention's batch normalization keeps running statistics."""
-    return attach(tiny_vit(), re_attention=True)
+    """A model whose forward pass changes it: running statistics of re-attention, vectors of sigmaReparam."""
+    return attach(tiny_vit(), re_attention=True, sigma_reparam=True)
 
 
 def test_a_skipped_step_leaves_no_trace_in_running_statistics() -> None:

@@ -212,6 +212,15 @@ def _pool(model: Any, state: State) -> None:
         model.pool = lambda x: _generalized_mean(power, x[:, prefix:])
 
 
+def _divide_by_singular_values(model: Any, state: State) -> None:
+    for path, layer in model.named_modules():
+        gain = state.get(f"{path}.sigma_gain")
+        if gain is not None:
+            weight = layer.weight.detach()
+            del layer.weight  # a parameter would not let the gradient through to the gain
+            layer.weight = weight / torch.linalg.matrix_norm(weight.flatten(1), ord=2) * gain
+
+
 def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
     """Rebuild a plain timm model with the techniques in their map form.
 
@@ -234,6 +243,8 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
         return model
     if "ggem" in names:
         _pool(model, state)
+    if "sigma_reparam" in names:
+        _divide_by_singular_values(model, state)
     first: list[Tensor] = []
     for path, block in blocks.items():
         attention = block.attn

@@ -58,8 +58,8 @@ def test_a_scripted_model_is_the_model(kind: str, names: tuple[str, ...]) -> Non
         assert not torch.allclose(torch.jit.script(twin)(x), model(x)), "a copy is scripted with its own values"
 
 
-@pytest.mark.parametrize("name", ["neutreno", "value_residual"])
-def test_values_that_blocks_hand_on_cannot_be_scripted(name: str) -> None:
+@pytest.mark.parametrize("name", ["neutreno", "value_residual", "sigma_reparam"])
+def test_what_a_trace_of_a_block_does_not_see_cannot_be_scripted(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}: torch\.jit\.script"):
         torch.jit.script(build("ViT", name))
 

@@ -20,7 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "both": ("deit_s12", {"attnscale": True, "featscale": True}),
     "options": ("cait_s24", {"contranorm": {"scale": 0.2}}),
     "swin": ("swin_t", {"attnscale": True, "featscale": True}),
-    "buffers": ("deit_s12", {"re_attention": True}),
+    "buffers": ("deit_s12", {"re_attention": True, "sigma_reparam": True}),
 }
 
 

@@ -103,7 +103,7 @@ def dominant_modes(model: nn.Module, images: Tensor) -> list[Mode]:
 def _operator(block: nn.Module, attention: Any, map_BHMN: Tensor) -> Callable[[Tensor], Tensor]:
     """X -> r X + sum_h A_h X W_V,h W_O,h, in float64."""
     heads, outputs = attention.num_heads, attention.proj.in_features
-    values, projection = attention.qkv.weight[-outputs:].double(), attention.proj.weight.double()
+    values, projection = _weight(attention.qkv)[-outputs:].double(), _weight(attention.proj).double()
     gain = _layer_scale(block)
     projection = projection if gain is None else gain.double().unsqueeze(1) * projection
     skip, scale = float(getattr(block, "skip_gain", 1.0)), getattr(attention, "attn_scale", None)
@@ -118,6 +118,12 @@ def _operator(block: nn.Module, attention: Any, map_BHMN: Tensor) -> Callable[[T
         return skip * x_BNC + z_BHND.transpose(1, 2).flatten(2) @ projection.T
 
     return apply
+
+
+def _weight(layer: Any) -> Tensor:
+    """What the layer multiplies by, where its weight is reparametrized (sigma_reparam) too."""
+    weight: Tensor = layer.effective_weight() if hasattr(layer, "effective_weight") else layer.weight
+    return weight
 
 
 def _layer_scale(block: Any) -> Tensor | None:

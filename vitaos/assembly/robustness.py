@@ -23,6 +23,7 @@ from vitaos.config import EvalConfig, enabled_techniques
 from vitaos.engine.precision import build_precision
 from vitaos.files import file_name
 from vitaos.runtime.world import World, initialize
+from vitaos.techniques.sigma_reparam import with_plain_layers
 
 
 def test(config: EvalConfig) -> list[Path]:
@@ -120,6 +121,7 @@ def _subject(config: EvalConfig, world: World) -> _Subject:
     target.load_weights(model, weights)
     if config.zero_learned:
         zero_learned_values(model)
+    model = with_plain_layers(model)  # temperature and heads scale parts of the weights
     indices = None if classes.indices is None else torch.tensor(classes.indices, device=world.device)
     respondent = Respondent(
         model,

@@ -1,8 +1,11 @@
-"""Running statistics of normalizations: the one part of a model that a forward pass changes.
+"""Running state: the one part of a model that a forward pass changes.
 
-DeiT, CaiT and Swin have none; re-attention's batch normalization has, and so have some of timm's other models. They are
-treated as weights are: a step that is left out leaves no trace in them, and all ranks hold the same.
+DeiT, CaiT and Swin have none; batch normalization (re-attention's, and that of some of timm's other models) has its
+statistics, a reparametrized weight the vector of its power iteration. It is treated as weights are: a step that is left
+out leaves no trace in it, and all ranks hold the same.
 """
+
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +13,24 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from vitaos.runtime.world import World
 
+_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
+
 
 def running_buffers(model: nn.Module) -> list[Tensor]:
-    """The running means, variances and counts of a model; none for DeiT, CaiT and Swin."""
-    return [
-        buffer
+    """The buffers that a forward pass in training mode changes; none for DeiT, CaiT and Swin.
+
+    They are those of batch normalization, and those that a module names in ``running``.
+    """
+    found = [
+        getattr(module, name)
         for module in model.modules()
-        if isinstance(module, _NormBase)
-        for buffer in (module.running_mean, module.running_var, module.num_batches_tracked)
-        if buffer is not None
+        for name in (_STATISTICS if isinstance(module, _NormBase) else getattr(module, "running", ()))
     ]
+    return [buffer for buffer in found if buffer is not None]
 
 
 class RunningStatistics:
-    """The running means, variances and counts of a model.
+    """The running statistics and vectors of a model.
 
     Args:
         model: not wrapped, on its device; its buffers stay the same tensors while it trains.

@@ -47,9 +47,9 @@ def prepare_network(
             raise ValueError(f"checkpoint_gradients=true, but {type(model).__name__} has no set_grad_checkpointing")
         if running_buffers(model):
             raise ValueError(
-                "checkpoint_gradients=true runs each block twice, and the running statistics of this model's batch "
-                "normalization (re_attention has one) would count each batch twice; use a smaller "
-                "batch_size and accumulate instead"
+                "checkpoint_gradients=true runs each block twice, and the running state of this model (batch "
+                "normalization's statistics, which re_attention has, or sigma_reparam's vectors) would move twice; "
+                "use a smaller batch_size and accumulate instead"
             )
         enable(True)
     if channels_last:

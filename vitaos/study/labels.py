@@ -35,6 +35,7 @@ _TITLES: Final = {
     "attention_diversity_loss": "attention diversity loss",
     "token_merging": "token merging",
     "token_selection": "token selection",
+    "sigma_reparam": "sigmaReparam",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

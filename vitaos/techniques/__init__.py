@@ -30,6 +30,7 @@ from vitaos.techniques.neutreno import NEUTRENO
 from vitaos.techniques.re_attention import RE_ATTENTION
 from vitaos.techniques.scripting import HOOK, scriptable
 from vitaos.techniques.shaped_attention import SHAPED_ATTENTION
+from vitaos.techniques.sigma_reparam import SIGMA_REPARAM
 from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
 from vitaos.techniques.technique import Technique
 from vitaos.techniques.token_merging import TOKEN_MERGING
@@ -57,6 +58,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "attention_diversity_loss": ATTENTION_DIVERSITY_LOSS,
     "token_merging": TOKEN_MERGING,
     "token_selection": TOKEN_SELECTION,
+    "sigma_reparam": SIGMA_REPARAM,
 }
 
 Model = TypeVar("Model", bound=nn.Module)

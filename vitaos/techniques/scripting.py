@@ -48,6 +48,8 @@ def scriptable(model: nn.Module) -> nn.Module:
             f"{', '.join(record.needed_by)}: torch.jit.script cannot follow what is handed from block to block; use "
             "torch.export."
         )
+    if any(hasattr(module, "effective_weight") for module in model.modules()):
+        raise ValueError("sigma_reparam: torch.jit.script cannot follow reparametrized weights; use torch.export.")
     copied = copy.deepcopy(model)
     for module in list(copied.modules()):
         module.__dict__.pop(HOOK, None)
