@@ -221,6 +221,24 @@ def _divide_by_singular_values(model: Any, state: State) -> None:
             layer.weight = weight / torch.linalg.matrix_norm(weight.flatten(1), ord=2) * gain
 
 
+def _change_branches(block: Any, path: str, names: tuple[str, ...], state: State) -> None:
+    """What a block does around its attention and its norms."""
+    if "featscale" in names:
+        if hasattr(block, "_attn"):
+            merged = block._attn
+            block._attn = lambda x: _feature_scale(path, state, merged(x))
+        else:
+            inner = block.attn.forward
+            block.attn.forward = lambda x, **_: _feature_scale(path, state, inner(x))
+    if "contranorm" in names:
+        block.norm1, block.norm2 = _Chain(block.norm1, before=_contrast), _Chain(block.norm2, before=_contrast)
+    if "layerscale" in names:
+        for number in (1, 2):
+            gamma = state[f"{path}.ls{number}.gamma"]
+            drop = _Chain(nn.Identity(), after=lambda y, gamma=gamma: gamma * y)
+            setattr(block, f"drop_path{number}", drop)
+
+
 def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
     """Rebuild a plain timm model with the techniques in their map form.
 
@@ -249,18 +267,5 @@ def oracle(model: Any, names: tuple[str, ...], state: State) -> Any:
     for path, block in blocks.items():
         attention = block.attn
         attention.forward = partial(_attention, attention, names, f"{path}.attn", state, first)
-        if "featscale" in names:
-            if hasattr(block, "_attn"):
-                merged = block._attn
-                block._attn = lambda x, merged=merged, path=path: _feature_scale(path, state, merged(x))
-            else:
-                inner = attention.forward
-                attention.forward = lambda x, inner=inner, path=path, **_: _feature_scale(path, state, inner(x))
-        if "contranorm" in names:
-            block.norm1, block.norm2 = _Chain(block.norm1, before=_contrast), _Chain(block.norm2, before=_contrast)
-        if "layerscale" in names:
-            for number in (1, 2):
-                gamma = state[f"{path}.ls{number}.gamma"]
-                drop = _Chain(nn.Identity(), after=lambda y, gamma=gamma: gamma * y)
-                setattr(block, f"drop_path{number}", drop)
+        _change_branches(block, path, names, state)
     return model
