@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from tests.analysis.small_backbones import CLASSES, FAMILIES, sharpen, small_vit
 from vitaos.analysis.capture import find_layout, watch
-from vitaos.analysis.robustness import distance, heads, patches, shifts, temperature
+from vitaos.analysis.robustness import distance, heads, patches, registers, shifts, temperature
 from vitaos.analysis.robustness.samples import Answers, Respondent, Samples
+from vitaos.techniques import attach
 
 
 def samples(count: int = 6, size: int = 32) -> Samples:
@@ -197,3 +198,46 @@ def test_answers_that_are_not_numbers_agree_with_none() -> None:
     data = samples()
     answers: Answers = respondent(Broken()).ask(data.images, data.targets)
     assert answers.agreement(answers) == answers.accuracy == 0.0
+
+
+def with_long_tokens(**keywords: Any) -> Any:
+    """A ViT in which channel 7 of the second block's MLP makes one patch of every image long."""
+    model: Any = small_vit(**keywords).eval()
+    place = int(model.num_prefix_tokens) + 5
+
+    def excite(_: nn.Module, __: Any, y: Tensor) -> Tensor:
+        y = y.clone()
+        y[:, place, 7] = 30.0
+        return y
+
+    model.blocks[1].mlp.act.register_forward_hook(excite)
+    return model
+
+
+@pytest.mark.parametrize("keywords", [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}])
+def test_a_test_time_register_takes_over_what_makes_a_patch_long(keywords: dict[str, Any]) -> None:
+    model, data = with_long_tokens(**keywords), samples()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc2.weight[:, 7] = 1
+    asked = respondent(model)
+    table = registers.measure_registers(asked, data)
+    assert table.facts["register_neurons"][0] == "blocks.1.mlp:7"
+    assert (table.facts["long_tokens"], table.facts["long_from_block"]) == (6, 2)
+    plain, moved = table.rows[:2]
+    assert (plain["neurons"], plain["consistency"], plain["register"]) == (0, 100.0, "")
+    assert plain["top1"] == asked.ask(data.images, data.targets).accuracy
+    assert plain["longest_patch"] > registers.LONG > moved["longest_patch"]
+    assert moved["register"] > registers.LONG
+    torch.testing.assert_close(
+        asked.ask(data.images, data.targets).loss.mean().item(), plain["loss"], msg="the model is as it was"
+    )
+
+
+def test_no_register_without_long_tokens_or_on_other_models() -> None:
+    table = registers.measure_registers(respondent(small_vit()), samples())
+    assert [row["neurons"] for row in table.rows] == [0]
+    assert table.facts["long_tokens"] == 0
+    with pytest.raises(ValueError, match=r"robustness=registers: a SwinTransformer is no ViT"):
+        registers.measure_registers(respondent(FAMILIES["swin"]()), samples())
+    for name, reason in (("locality", "for the tokens of the image alone"), ("token_merging", "become fewer")):
+        assert reason in str(registers.reason_against(attach(small_vit(), **{name: True})))

@@ -127,7 +127,7 @@ def test_robustness_is_tested_and_drawn(run: Run, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={tmp_path / 'a'}"
     evaluate(checkpoint, "robustness=all", "robustness_images=12", "predictions=false")
     folder = tmp_path / "a" / "evaluation"
-    for test in ("shift", "patches", "temperature", "heads", "distance"):
+    for test in ("shift", "patches", "temperature", "heads", "distance", "registers"):
         found = result(folder, f"digits-val-robustness-{test}")
         assert (found["test"], found["images"], found["techniques"]) == (test, 12, {"attnscale": True})
         rows = list(csv.DictReader((folder / f"digits-val-robustness-{test}.csv").open()))

@@ -1,5 +1,6 @@
 """Robustness tests of a checkpoint: what is asked on which images, and where JSON, CSV and figures go."""
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vitaos.analysis.robustness import distance, heads, patches, shifts, temperature
+from vitaos.analysis.robustness import distance, heads, patches, registers, shifts, temperature
 from vitaos.analysis.robustness.figures import save_figure
 from vitaos.analysis.robustness.samples import Respondent, Samples
 from vitaos.analysis.robustness.table import Table
@@ -24,6 +25,8 @@ from vitaos.engine.precision import build_precision
 from vitaos.files import file_name
 from vitaos.runtime.world import World, initialize
 from vitaos.techniques.sigma_reparam import with_plain_layers
+
+_logger = logging.getLogger(__name__)
 
 
 def test(config: EvalConfig) -> list[Path]:
@@ -172,12 +175,21 @@ def _distance(subject: _Subject) -> list[Table]:
         return [distance.measure_distances(respondent.model, respondent.batches(subject.samples().images), patch)]
 
 
+def _registers(subject: _Subject) -> list[Table]:
+    reason = registers.reason_against(subject.respondent.model)
+    if reason is not None and subject.config.robustness == "all":
+        _logger.warning("robustness=all without registers: %s", reason)
+        return []
+    return [registers.measure_registers(subject.respondent, subject.samples())]
+
+
 _TESTS: Final[dict[str, Callable[[_Subject], list[Table]]]] = {
     "shift": _shift,
     "patches": _patches,
     "temperature": _temperature,
     "heads": _heads,
     "distance": _distance,
+    "registers": _registers,
 }
 
 

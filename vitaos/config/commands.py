@@ -162,8 +162,8 @@ class EvalConfig(CheckpointSource):
     robustness: str | None = key(
         None,
         "what the answers depend on, tested on a few images: shifts, perturbed patches, softmax temperature, single "
-        "heads; and how far attention reaches",
-        choices=(None, "all", "shift", "patches", "temperature", "heads", "distance"),
+        "heads, test-time registers; and how far attention reaches",
+        choices=(None, "all", "shift", "patches", "temperature", "heads", "distance", "registers"),
     )
     robustness_images: int = key(256, "images of a robustness test, evenly spaced in the dataset", low=1, high=10**7)
     polyphase_anchoring: bool = key(False, "shift each image circularly to where its patches are strongest")

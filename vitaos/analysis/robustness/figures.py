@@ -112,6 +112,26 @@ def _draw_distances(figure: Any, rows: Rows) -> None:
     legend_below(figure, [dots, Line2D([], [], color=color(1), marker=marker(1))], ["a head", "mean over heads"])
 
 
+def _draw_registers(figure: Any, rows: Rows) -> None:
+    """Accuracy, and lengths of patches and register, against the number of register neurons."""
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    places = range(len(rows))
+    upper.plot(places, [row["top1"] for row in rows], color=color(0), marker=marker(0))
+    upper.set_ylabel("top-1 (%)")
+    handles = []
+    for index, name in enumerate(("longest_patch", "register")):
+        look: dict[str, Any] = {"color": color(index + 1), "marker": marker(index + 1)}
+        chosen = [place for place in places if rows[place][name] != ""]
+        lower.plot(chosen, [rows[place][name] for place in chosen], **look)
+        handles.append(Line2D([], [], **look))
+    lower.axhline(1, color="#888888", linewidth=0.6, zorder=0)
+    lower.set_ylabel("norm / median patch")
+    lower.set_ylim(bottom=0)
+    lower.set_xticks(list(places), [f"{row['neurons']}" for row in rows])
+    lower.set_xlabel("register neurons (0: the model as it is)")
+    legend_below(figure, handles, ["longest patch", "test-time register"])
+
+
 def _block_names(rows: Rows, modules: Sequence[str]) -> list[str]:
     kinds = {row["module"]: row["kind"] for row in rows}
     numbers = {row["module"]: row["block"] for row in rows}
@@ -132,5 +152,6 @@ _FIGURES: Final[dict[str, tuple[Callable[[Rows], tuple[float, float]], Callable[
     "patches": (_column(["other image"] * 4), _draw_patches),
     "temperature": (_column(), _draw_temperatures),
     "heads": (_matrix, _draw_heads),
+    "registers": (lambda _: (COLUMN, 3.4 + legend_height(["test-time register"] * 2, COLUMN)), _draw_registers),
     "distance": (_column(["mean over heads"] * 2), _draw_distances),
 }
