@@ -26,6 +26,7 @@ TECHNIQUE_HELP: Final = {
     "token_selection": "the tokens that the class token attends to least fused into one (EViT); options keep, fuse, "
     "blocks, shrink_start, shrink_epochs, stages",
     "sigma_reparam": "every weight divided by its largest singular value, times a learned scalar; option keep_norms",
+    "tap": "attention given tokens mixed with means of their neighborhoods; option scales",
 }
 """In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`; what each is, for ``--help``."""
 

@@ -239,5 +239,9 @@ def test_no_register_without_long_tokens_or_on_other_models() -> None:
     assert table.facts["long_tokens"] == 0
     with pytest.raises(ValueError, match=r"robustness=registers: a SwinTransformer is no ViT"):
         registers.measure_registers(respondent(FAMILIES["swin"]()), samples())
-    for name, reason in (("locality", "for the tokens of the image alone"), ("token_merging", "become fewer")):
+    for name, reason in (
+        ("locality", "for the tokens of the image alone"),
+        ("tap", "tokens alone"),
+        ("token_merging", "become fewer"),
+    ):
         assert reason in str(registers.reason_against(attach(small_vit(), **{name: True})))

@@ -141,6 +141,33 @@ def _contrast(x: Tensor) -> Tensor:
     return x - 0.1 * (unit @ unit.transpose(-2, -1)).softmax(-1) @ x
 
 
+def _pooled(state: State, path: str, x: Tensor) -> Tensor:
+    """TAP on the patches of a square grid, each neighborhood by its nine tokens."""
+    given, x = x, x.flatten(1, -2)
+    side = math.isqrt(x.shape[1])
+    prefix = x.shape[1] - side**2
+    grid = x[:, prefix:].reshape(len(x), side, side, -1)
+
+    def at(y: int, across: int, apart: int) -> list[Tensor]:
+        rows, columns = ((place - apart, place, place + apart) for place in (y, across))
+        inside = [(r, c) for r in rows for c in columns if 0 <= r < side and 0 <= c < side]
+        return [grid[:, r, c] for r, c in inside]
+
+    logits = nn.functional.conv2d(grid.permute(0, 3, 1, 2), state[f"{path}.0.weight"], padding=1)
+    mean, variance, gain, bias = (
+        _per_head(state[f"{path}.1.{key}"]) for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    logits = (logits - mean) / (variance + 1e-5).sqrt() * gain + bias
+    gates = nn.functional.conv2d(logits, state[f"{path}.2.weight"], padding=1).softmax(1)
+    tokens = [
+        gates[:, 0, y, across, None] * grid[:, y, across]
+        + sum(gates[:, k, y, across, None] * sum(at(y, across, k)) / 9 for k in range(1, gates.shape[1]))
+        for y in range(side)
+        for across in range(side)
+    ]
+    return torch.cat([x[:, :prefix], torch.stack(tokens, dim=1)], dim=1).reshape(given.shape)
+
+
 def _merging_block(block: Any, prefix: int, sizes: list[list[float]], first: bool, x: Tensor) -> Tensor:
     """A plain block of a ViT that merges 13 tokens of each image by loops over its tokens; ``sizes`` of every image."""
     batch, tokens, _ = x.shape
@@ -230,6 +257,8 @@ def _change_branches(block: Any, path: str, names: tuple[str, ...], state: State
         else:
             inner = block.attn.forward
             block.attn.forward = lambda x, **_: _feature_scale(path, state, inner(x))
+    if "tap" in names:
+        block.norm1 = _Chain(block.norm1, before=partial(_pooled, state, f"{path}.tap_gates"))
     if "contranorm" in names:
         block.norm1, block.norm2 = _Chain(block.norm1, before=_contrast), _Chain(block.norm2, before=_contrast)
     if "layerscale" in names:

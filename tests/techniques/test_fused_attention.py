@@ -42,8 +42,8 @@ def test_vit_attention_stays_fused_forward_and_backward(name: str | None) -> Non
     fused = sum(count for name, count in operations.counts.items() if "flash_attention" in name)
     passes = {"gfsa": 2, "contranorm": 3}.get(name or "", 1)
     assert fused == 2 * 3 * passes  # forward and backward of three blocks
-    rows = 3 if name == "token_selection" else 0  # the class token's alone
-    assert operations.counts["_softmax"] == rows
+    others = 3 if name in ("token_selection", "tap") else 0  # the class token's row alone; gates
+    assert operations.counts["_softmax"] == others
     assert operations.maps == 0
 
 

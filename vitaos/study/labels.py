@@ -36,6 +36,7 @@ _TITLES: Final = {
     "token_merging": "token merging",
     "token_selection": "token selection",
     "sigma_reparam": "sigmaReparam",
+    "tap": "TAP",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

@@ -32,6 +32,7 @@ from vitaos.techniques.scripting import HOOK, scriptable
 from vitaos.techniques.shaped_attention import SHAPED_ATTENTION
 from vitaos.techniques.sigma_reparam import SIGMA_REPARAM
 from vitaos.techniques.sites import backbone_in, find_sites, kind_of, open_slots
+from vitaos.techniques.tap import TAP
 from vitaos.techniques.technique import Technique
 from vitaos.techniques.token_merging import TOKEN_MERGING
 from vitaos.techniques.token_selection import TOKEN_SELECTION
@@ -59,6 +60,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "token_merging": TOKEN_MERGING,
     "token_selection": TOKEN_SELECTION,
     "sigma_reparam": SIGMA_REPARAM,
+    "tap": TAP,
 }
 
 Model = TypeVar("Model", bound=nn.Module)

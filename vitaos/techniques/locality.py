@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32
-from vitaos.techniques.sites import Site, backbone_in, fill
+from vitaos.techniques.grid import NO_GRID, check_grid, grid_of_attention
+from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 10
@@ -54,20 +55,8 @@ def squared_distances(grid: tuple[int, int], prefix: int) -> Tensor:
     return nn.functional.pad(apart, (prefix, 0, prefix, 0))
 
 
-def _grid(site: Site) -> tuple[int, int]:
-    if site.kind.name == "Swin":
-        rows, columns = site.attention.window_size
-    else:
-        rows, columns = backbone_in(site.model).patch_embed.grid_size
-    return int(rows), int(columns)
-
-
 def _check(sites: list[Site], multiply: bool, gaussians: int) -> None:
-    embed = getattr(backbone_in(sites[0].model), "patch_embed", None)
-    if sites[0].kind.name != "Swin" and getattr(embed, "grid_size", None) is None:
-        raise ValueError("locality: this model takes images of any size and has no grid of its own; give it img_size.")
-    if sites[0].kind.name != "Swin" and getattr(backbone_in(sites[0].model), "dynamic_img_size", False):
-        raise ValueError("locality: distances belong to one grid of patches; leave dynamic_img_size=True out.")
+    check_grid("locality", sites)
     if multiply and sites[0].kind.name == "CaiT":
         raise ValueError("locality: multiply=true is not defined on CaiT, which mixes the heads' scores; add instead.")
     if gaussians < 1:
@@ -77,7 +66,7 @@ def _check(sites: list[Site], multiply: bool, gaussians: int) -> None:
 def _fill(sites: list[Site], multiply: bool, gaussians: int) -> None:
     for site in sites:
         attention, heads = site.attention, site.num_heads
-        distances = squared_distances(_grid(site), site.prefix_tokens).to(attention.proj.weight.device)
+        distances = squared_distances(grid_of_attention(site), site.prefix_tokens).to(attention.proj.weight.device)
         attention.register_buffer("locality_distances", distances, persistent=False)
         if not multiply:
             attention.locality_slope = site.parameter(heads)
@@ -90,8 +79,6 @@ def _fill(sites: list[Site], multiply: bool, gaussians: int) -> None:
         fill(attention, "scores", _PRIORITY, multiply_by_distance)
 
 
-_NO_GRID: Final = "tokens that become fewer lose the grid on which locality measures distances"
-
 LOCALITY: Final = Technique(
     name="locality",
     summary="lets attention scores fall with the distance of two patches, by a learned slope or Gaussian mixture",
@@ -99,5 +86,5 @@ LOCALITY: Final = Technique(
     check=_check,
     parameters=("locality_slope", "locality_weight", "locality_width"),
     options={"multiply": False, "gaussians": 3},
-    conflicts={"token_merging": _NO_GRID, "token_selection": _NO_GRID},
+    conflicts={"token_merging": NO_GRID, "token_selection": NO_GRID},
 )

@@ -34,6 +34,7 @@ class AttentionSlots:
 class BlockSlots:
     """The slots of a block, its place in the model, and what the blocks share within a forward pass."""
 
+    pre_attention: Slot = ()
     pre_norm: Slot
     post_attention: Slot
     tokens: Slot = ()
@@ -67,6 +68,11 @@ def run_slot(slot: Slot, module: nn.Module, x: Tensor) -> Tensor:
 def enter(block: Any) -> None:
     if block.record is not None:
         block.record.enter(block.place)
+
+
+def enter_attention(block: Any, x_BNC: Tensor) -> Tensor:
+    """What the norm in front of attention is given."""
+    return run_slot(block.pre_norm, block, run_slot(block.pre_attention, block, x_BNC))
 
 
 def check_masks(block: Any, given: tuple[Any, ...]) -> None:

@@ -19,6 +19,7 @@ Slots of an attention module:
                is off in those modules)
     heads      f(attention, x_BNC, v_BHND, z_BHND) -> z_BHND: what the heads give, with what attention saw at hand
 Slots of a block:
+    pre_attention   f(block, x_BNC) -> x_BNC: what enters the attention branch alone, in front of ``pre_norm``
     pre_norm        f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
     post_attention  f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
     tokens          f(block, x_BNC) -> x_BnC, n <= N: between attention's residual sum and the MLP's branch
@@ -60,6 +61,7 @@ from vitaos.techniques.slot_calls import (
     attend_with_map,
     check_masks,
     enter,
+    enter_attention,
     leave,
     masked,
     mix_values,
@@ -149,7 +151,7 @@ class SlottedBlock(BlockSlots, Block):
         post_attention, bands = bands_of_output(self)
         if bands is not None:
             keywords["bands"] = bands
-        y_BNC = self.attn(self.norm1(run_slot(self.pre_norm, self, x)), *args, **keywords)
+        y_BNC = self.attn(self.norm1(enter_attention(self, x)), *args, **keywords)
         x = residual(self.skip_gain, x, self.drop_path1(self.ls1(run_slot(post_attention, self, y_BNC))))
         x = run_slot(self.tokens, self, x)
         return leave(self, x + self.drop_path2(self.ls2(self.mlp(self.norm2(run_slot(self.pre_norm, self, x))))))
@@ -163,7 +165,7 @@ class SlottedCaitBlock(BlockSlots, LayerScaleBlock):
         enter(self)
         post_attention, bands = bands_of_output(self)
         keywords = {} if bands is None else {"bands": bands}
-        y_BNC = self.attn(self.norm1(run_slot(self.pre_norm, self, x)), **keywords)
+        y_BNC = self.attn(self.norm1(enter_attention(self, x)), **keywords)
         x = residual(self.skip_gain, x, self.drop_path(self.gamma_1 * run_slot(post_attention, self, y_BNC)))
         x = run_slot(self.tokens, self, x)
         return leave(self, x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(run_slot(self.pre_norm, self, x)))))
@@ -183,7 +185,7 @@ class SlottedSwinBlock(BlockSlots, SwinTransformerBlock):
         enter(self)
         shape = x.shape
         x_BNC = x.flatten(1, 2)
-        y_BNC = self._attn(self.norm1(run_slot(self.pre_norm, self, x_BNC).view(shape))).flatten(1, 2)
+        y_BNC = self._attn(self.norm1(enter_attention(self, x_BNC).view(shape))).flatten(1, 2)
         x_BNC = residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(run_slot(self.post_attention, self, y_BNC))))
         x_BNC = run_slot(self.tokens, self, x_BNC)
         x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(run_slot(self.pre_norm, self, x_BNC)))))
