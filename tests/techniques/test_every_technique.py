@@ -149,6 +149,7 @@ def test_exports_and_is_captured_in_one_graph(kind: str, names: tuple[str, ...])
     [
         ("ViT", COMBINED["ViT"], "aot_eager"),
         ("ViT", ("re_attention",), "aot_eager"),
+        ("ViT", ("fdam",), "aot_eager"),
         ("CaiT", COMBINED["CaiT"], "aot_eager"),
         ("Swin", COMBINED["Swin"], "aot_eager"),
     ],

@@ -31,6 +31,8 @@ def modulate(attention: Any, x_BNC: Tensor, v_BHND: Tensor, z_BHND: Tensor) -> T
     u_BNC, shape_H1D = F.relu(x_BNC).square(), (z_BHND.shape[1], 1, -1)
     low_BHN1 = at_least_float32(attention.fdam_low(u_BNC)).transpose(1, 2).unsqueeze(-1)
     high_BHN1 = at_least_float32(attention.fdam_high(u_BNC)).transpose(1, 2).unsqueeze(-1)
+    # Contiguous: of others torch.compile mistakes the memory order of softplus's gradient, on the CPU (torch 2.15).
+    high_BHN1 = high_BHN1.contiguous()
     low_gain_H1D = at_least_float32(attention.fdam_low_gain).view(shape_H1D)
     high_gain_H1D = at_least_float32(attention.fdam_high_gain).view(shape_H1D)
     square_BHN1 = F.softplus(high_BHN1).square()
