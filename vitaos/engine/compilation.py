@@ -54,11 +54,22 @@ class Compilation:
         dynamo: Any = torch._dynamo
         dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _GRAPHS_OF_A_RUN)
         dynamo.config.suppress_errors = not self.must
+        _sum_biases_where_made()
         mode = None if self.mode == DEFAULT else self.mode
         model.compile(dynamic=False if static_shapes else None, mode=mode)
 
 
 EAGER: Final = Compilation()
+
+
+def _sum_biases_where_made() -> None:
+    """Give Inductor the project's pass over graphs, unless it was given one."""
+    from torch._inductor import config  # noqa: PLC0415 - seconds, only where something is compiled
+
+    from vitaos.engine.bias_sums import BiasSums  # noqa: PLC0415 - imports Inductor
+
+    if config.post_grad_custom_post_pass is None:
+        config.post_grad_custom_post_pass = BiasSums()
 
 
 def choose(asked: bool | str, device: torch.device, *, recomputes_losses: bool = False) -> Compilation:

@@ -1,0 +1,48 @@
+"""The pass over Inductor's graphs: which sums it splits, and that they stay what they were."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from vitaos.engine.bias_sums import BiasSums
+
+
+def of_layer(x: Tensor) -> Tensor:
+    return (2 * x).view(-1, x.shape[-1]).sum(0)
+
+
+def of_queries_keys_values(x: Tensor) -> Tensor:
+    return torch.stack((x, -x, 3 * x), 2).view(x.shape[0] * x.shape[1], -1).sum(0, keepdim=True)
+
+
+def of_positions(x: Tensor) -> Tensor:
+    return (2 * x).sum(0)
+
+
+def of_pixels(x: Tensor) -> Tensor:
+    return (2 * x).view(x.shape[0], -1).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "sums"), [(of_layer, 2), (of_queries_keys_values, 2), (of_positions, 1), (of_pixels, 1)]
+)
+def test_sums_over_images_and_tokens_become_two(function: Callable[[Tensor], Tensor], sums: int) -> None:
+    x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    traced = make_fx(function, tracing_mode="fake")(x)
+    BiasSums("cuda")(traced.graph)  # of another device: nothing
+    assert _sums(traced) == 1
+    BiasSums("cpu")(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    assert _sums(traced) == sums
+    found = traced(x)
+    torch.testing.assert_close(found, function(x))
+    assert found.shape == function(x).shape
+
+
+def _sums(traced: Any) -> int:
+    return sum(node.target is torch.ops.aten.sum.dim_IntList for node in traced.graph.nodes)
