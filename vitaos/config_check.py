@@ -260,6 +260,11 @@ def _check_pairs(config: TrainConfig) -> None:
             f"compile={config.compile} with deterministic=true: it chooses kernels by timing them, and another start "
             "may choose others; use compile=true"
         )
+    if config.residual_stream == "bf16" and config.precision != "bf16":
+        raise ConfigError(
+            f"residual_stream=bf16 with precision={config.precision}: tokens take the format of the products; use "
+            "precision=bf16, or residual_stream=fp32"
+        )
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError(
             "precision=fp16 with device=cpu: loss scaling is for CUDA; use precision=bf16 or fp32 on the CPU"

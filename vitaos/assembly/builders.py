@@ -13,6 +13,7 @@ from torch import nn
 
 from vitaos import data as datasets
 from vitaos import techniques
+from vitaos.assembly.narrowing import narrow_residual_stream
 from vitaos.config import DataConfig, RecipeConfig, TrainConfig, enabled_techniques
 from vitaos.data import DataSource, EvalLoader, Loaders, ReadSettings
 from vitaos.data.augment.pipeline import DeviceAugment, EvalNormalize, MixOnly
@@ -115,6 +116,8 @@ def build_model(
             spread=recipe.drop_path_spread,
             reference_depth=recipe.drop_path_reference_depth,
         )
+        if config.residual_stream == "bf16":
+            narrow_residual_stream(model)
     return model
 
 

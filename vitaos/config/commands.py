@@ -67,6 +67,12 @@ class TrainConfig:
     seed: int = key(0, "of weights, order, augmentation and dropout", low=0, high=_LARGEST_SEED)
     device: str = key("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"), mark=LOCAL)
     precision: str = key("bf16", "of the forward and backward pass", choices=("bf16", "fp16", "fp32"))
+    residual_stream: str = key(
+        "fp32",
+        "of the tokens between blocks and of LayerNorm's output; bf16, with precision=bf16: fewer bytes, rounded sums",
+        choices=("fp32", "bf16"),
+        added=True,
+    )
     compile: Any = key("auto", _COMPILE, choices=_COMPILATIONS, mark=LOCAL)
     channels_last: bool = key(False, "channels-last memory order of images and convolutions", mark=LOCAL)
     checkpoint_gradients: bool = key(False, "compute activations again instead of keeping them", mark=LOCAL)
