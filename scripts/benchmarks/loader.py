@@ -22,7 +22,7 @@ from vitaos.data.augment.settings import AugmentSettings, MixSettings
 from vitaos.data.crops import CropSettings
 from vitaos.data.ffcv.loader import FfcvTrainLoader
 from vitaos.data.ffcv.options import WriteOptions
-from vitaos.data.ffcv.reader import native, open_beton
+from vitaos.data.ffcv.reader import open_beton
 from vitaos.data.ffcv.writer import write_beton
 from vitaos.data.folder.loader import FolderTrainLoader
 from vitaos.data.folder.scan import scan_folder
@@ -92,7 +92,6 @@ def measure_loader(
         device: where the augmentation runs.
         log: called with each line of the table.
     """
-    native()  # its import, which takes seconds, is nobody's processor time
     betons = {
         (resolution, mode): _beton(Path(source), Path(cache), resolution, mode)
         for resolution in resolutions

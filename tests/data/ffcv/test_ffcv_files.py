@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
+from vitaos.data.ffcv import native
+from vitaos.data.ffcv.index import read_index
 from vitaos.data.ffcv.reader import open_beton
 from vitaos.data.ffcv.verify import verify_beton
 
@@ -131,3 +135,52 @@ def test_what_is_not_a_beton(tmp_path: Path) -> None:
             open_beton(tmp_path / "x.beton")
     with pytest.raises(ValueError, match=r"y\.beton does not exist.*Ask Ann"):
         open_beton(tmp_path / "y.beton", prepare="Ask Ann")
+
+
+def test_the_index_is_that_of_ffcvs_own_reader(photo_betons: Path, tmp_path: Path) -> None:
+    """Of an image and a label, and of every kind of field that may come after them."""
+    from ffcv import fields  # noqa: PLC0415  # seconds to import, which the fixture has spent
+    from ffcv.reader import Reader  # noqa: PLC0415
+    from ffcv.writer import DatasetWriter  # noqa: PLC0415
+
+    kinds = {
+        "image": fields.RGBImageField(), "label": fields.IntField(), "float": fields.FloatField(),
+        "bytes": fields.BytesField(), "json": fields.JSONField(),
+        "array": fields.NDArrayField(np.dtype("<f4"), (2, 3)),
+    }  # fmt: skip
+    writer = DatasetWriter(str(tmp_path / "all.beton"), kinds, num_workers=1)
+    writer.num_samples = 2
+    writer.prepare()
+    try:
+        np.frombuffer(writer.metadata_sm.buf, dtype="u1", count=80)[:] = np.arange(80)
+        writer.finalize([(0, 9000, 7), (1, 9007, 8)])
+    finally:
+        writer.metadata_sm.close()
+        writer.metadata_sm.unlink()
+    for path in (photo_betons / "train.beton", photo_betons / "val.beton", tmp_path / "all.beton"):
+        ours, theirs = read_index(path), Reader(str(path))
+        assert ours.field_kinds[:2] == [type(handler).__name__ for handler in theirs.handlers.values()][:2]
+        assert ours.metadata.dtype == theirs.metadata.dtype
+        assert ours.metadata.tobytes() == theirs.metadata.tobytes()
+        assert ours.allocations.tobytes() == theirs.alloc_table.tobytes()
+        assert ours.num_records == theirs.num_samples == len(ours.metadata)
+        assert ours.sections.data.end == theirs.header["alloc_table_ptr"]
+
+
+def test_without_ffcv_or_its_library_the_way_to_install_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ffcv").mkdir()
+    (tmp_path / "ffcv" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ffcv", raising=False)
+    with pytest.raises(ValueError, match=r"scripts/setup\.sh installs it.*its compiled part, _libffcv, is missing"):
+        native.native.__wrapped__()
+    (tmp_path / "ffcv" / "_libffcv.so").write_bytes(b"no library")
+    with pytest.raises(ValueError, match=r"scripts/setup\.sh installs it.*loading its library said: .*_libffcv\.so"):
+        native.native.__wrapped__()
+    (tmp_path / "ffcv" / "__init__.py").unlink()
+    (tmp_path / "ffcv" / "_libffcv.so").unlink()
+    (tmp_path / "ffcv").rmdir()
+    with pytest.raises(ValueError, match=r"scripts/setup\.sh installs it.*the package ffcv is missing"):
+        native.native.__wrapped__()

@@ -1,12 +1,11 @@
-"""Reading FFCV's files with FFCV's own native code; the only module that imports ffcv for reading.
+"""Reading FFCV's files with FFCV's own native code.
 
 FFCV's ``Loader`` is left out on purpose: its producer thread can die unnoticed, its buffers are overwritten while in
-use, its draws have no seed and its distributed order pads. Its file format, its reader and its C functions (JPEG
-decoding, area resize; ctypes lets go of Python's lock while they run) are what makes it fast, and those are used here.
+use, its draws have no seed and its distributed order pads. Its file format (:mod:`index`) and its C functions
+(:mod:`native`) are what makes it fast, and those are used here.
 """
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -15,39 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import CorruptImageError
+from vitaos.data.ffcv.index import IMAGE, INTEGER, BetonIndex, read_index
 from vitaos.data.ffcv.jpeg import jpeg_size
-from vitaos.data.ffcv.manifest import BetonManifest, Section, Sections, check_index, read_manifest, repair
+from vitaos.data.ffcv.manifest import BetonManifest, Section, check_index, read_manifest, repair
+from vitaos.data.ffcv.native import native
 from vitaos.data.fingerprint import fingerprint
 
 JPEG_MODE: Final = 0
 RAW_MODE: Final = 1
 MOST_CLASSES: Final = 1 << 20
 """In a beton without a manifest a larger label is damage, not a class."""
-
-INSTALL_HINT: Final = (
-    "FFCV is not installed. scripts/setup.sh installs it (by hand, on Debian or Ubuntu: apt install libturbojpeg0-dev "
-    "libopencv-dev pkg-config g++, then pip install ffcv==1.0.2). Without it, use data=imagefolder, "
-    "or data.loader=folder for the digits"
-)
-
-
-def native() -> Any:
-    """FFCV's C functions through ctypes.
-
-    Raises:
-        ValueError: FFCV or one of its libraries is missing; the message explains how to install it.
-    """
-    # FFCV's import starts numba's threads, which nothing here uses; those of TBB complain at every later fork.
-    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    try:
-        import ffcv.libffcv  # noqa: PLC0415  # optional, and seconds to import
-    except (ImportError, OSError) as error:
-        raise ValueError(f"{INSTALL_HINT} (import said: {error})") from error
-    # The OpenCV that FFCV links has threads of its own; one image is one thread's work here.
-    set_opencv_threads = getattr(ffcv.libffcv.lib, "_ZN2cv13setNumThreadsEi", None)
-    if set_opencv_threads is not None:
-        set_opencv_threads(1)
-    return ffcv.libffcv
 
 
 def decodes(content: NDArray[np.uint8], height: int, width: int) -> bool:
@@ -56,15 +32,9 @@ def decodes(content: NDArray[np.uint8], height: int, width: int) -> bool:
     """
     stream = np.ascontiguousarray(content)
     pixels = np.empty(height * width * 3, dtype=np.uint8)
-    return jpeg_size(stream.data) == (height, width) and _decode_jpeg(
-        native(), stream.ctypes.data, stream.nbytes, (height, width), pixels
+    return jpeg_size(stream.data) == (height, width) and native().decode_jpeg(
+        stream.ctypes.data, stream.nbytes, (height, width), pixels
     )
-
-
-def _decode_jpeg(library: Any, address: int, size: int, shape: tuple[int, int], pixels: NDArray[np.uint8]) -> bool:
-    """Decode ``size`` bytes at an address into ``pixels`` of (height, width); False when the decoder complains."""
-    status = library.ctypes_imdecode(address, size, *shape, pixels.ctypes.data, *shape, 0, 0, 1, 1, False, False)
-    return bool(status == 0)
 
 
 class Beton:
@@ -78,9 +48,11 @@ class Beton:
         targets: (N,) int64.
     """
 
-    def __init__(self, path: Path, manifest: BetonManifest | None, reader: Any, *, in_memory: bool) -> None:
-        names = _field_names(path, reader)
-        images, labels = reader.metadata[names[0]], reader.metadata[names[1]]
+    def __init__(self, path: Path, manifest: BetonManifest | None, index: BetonIndex, *, in_memory: bool) -> None:
+        _check_fields(path, index)
+        columns = index.metadata.dtype.names
+        assert columns is not None
+        images, labels = (index.metadata[column] for column in columns[:2])
         self.path = path
         self.manifest = manifest
         self.heights = images["height"].astype(np.int64)
@@ -88,15 +60,15 @@ class Beton:
         self.targets = labels.astype(np.int64)
         self._modes = images["mode"].astype(np.int64)
         self._starts = images["data_ptr"].astype(np.int64)
-        self._sizes = _record_sizes(path, manifest, reader, self._starts)
-        self.sections = _sections(path, reader)
+        self._sizes = _record_sizes(path, manifest, index, self._starts)
+        self.sections = index.sections
         self._check_index()
         self.class_names = (
             manifest.class_names
             if manifest is not None
             else [str(label) for label in range(int(self.targets.max()) + 1)]
         )
-        self._library = native()
+        self._native = native()
         self._memory: NDArray[np.uint8] = (
             np.fromfile(path, dtype=np.uint8) if in_memory else np.memmap(path, dtype=np.uint8, mode="r")
         )
@@ -127,8 +99,8 @@ class Beton:
             return self._memory[start : start + size].reshape(height, width, 3)
         pixels = self._buffer(height * width * 3)
         # The decoder fits a stream of another size into the buffer without complaint; the rest would be old pixels.
-        if jpeg_size(self._bytes[start : start + size]) != (height, width) or not _decode_jpeg(
-            self._library, self._address + start, size, (height, width), pixels
+        if jpeg_size(self._bytes[start : start + size]) != (height, width) or not self._native.decode_jpeg(
+            self._address + start, size, (height, width), pixels
         ):
             raise CorruptImageError(
                 f"record {index} of {self.path} is not a readable JPEG of {width} x {height} pixels."
@@ -138,8 +110,7 @@ class Beton:
     def area(self, image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         """FFCV's own resize (OpenCV's INTER_AREA) of an image whose rows may be strided."""
         out_HW3 = np.empty((height, width, 3), dtype=np.uint8)
-        source_HW3 = np.ascontiguousarray(image_HW3)
-        self._library.resize_crop(source_HW3, 0, source_HW3.shape[0], 0, source_HW3.shape[1], out_HW3)
+        self._native.resize_area(np.ascontiguousarray(image_HW3), out_HW3)
         return out_HW3
 
     def records_in(self, section: Section) -> NDArray[np.int64]:
@@ -202,45 +173,29 @@ def open_beton(path: str | Path, *, in_memory: bool = False, prepare: str = "") 
             f"{path} is {state}: {size} bytes where {manifest.size} were written: {repair(path, manifest)}"
         )
     native()
-    from ffcv.reader import Reader  # noqa: PLC0415  # optional, and seconds to import
-
     try:
-        reader = Reader(str(path))
-    except Exception as error:  # its parser takes every byte on trust: whatever damage makes of it
+        index = read_index(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not a readable beton ({error}): {repair(path, manifest)}") from error
     if manifest is not None:
-        check_index(path, manifest, _sections(path, reader))
-    return Beton(path, manifest, reader, in_memory=in_memory)
+        check_index(path, manifest, index.sections)
+    return Beton(path, manifest, index, in_memory=in_memory)
 
 
-def _field_names(path: Path, reader: Any) -> tuple[str, str]:
-    """The columns of the image and the label in the metadata."""
-    kinds = [type(handler).__name__ for handler in reader.handlers.values()]
-    if kinds[:2] != ["RGBImageField", "IntField"]:
-        raise ValueError(f"{path} holds the fields {kinds}: an image and an integer label must come first")
-    if reader.num_samples == 0 or len(reader.metadata) != reader.num_samples:
-        raise ValueError(f"{path} is truncated or empty: {len(reader.metadata)} of {reader.num_samples} index entries")
-    return reader.metadata.dtype.names[0], reader.metadata.dtype.names[1]
-
-
-def _sections(path: Path, reader: Any) -> Sections:
-    header_end = reader.header.dtype.itemsize + reader.field_descriptors.nbytes
-    metadata_end = header_end + reader.metadata.nbytes
-    table = int(reader.header["alloc_table_ptr"])
-    return Sections(
-        Section(0, header_end),
-        Section(header_end, metadata_end),
-        Section(metadata_end, table),
-        Section(table, path.stat().st_size),
-    )
+def _check_fields(path: Path, index: BetonIndex) -> None:
+    """Raise ValueError unless there are records, and their first columns are an image and a label."""
+    if index.field_kinds[:2] != [IMAGE, INTEGER]:
+        raise ValueError(f"{path} holds the fields {index.field_kinds}: an image and an integer label must come first")
+    if index.num_records == 0 or len(index.metadata) != index.num_records:
+        raise ValueError(f"{path} is truncated or empty: {len(index.metadata)} of {index.num_records} index entries")
 
 
 def _record_sizes(
-    path: Path, manifest: BetonManifest | None, reader: Any, starts_N: NDArray[np.int64]
+    path: Path, manifest: BetonManifest | None, index: BetonIndex, starts_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Bytes of each record's image, from the table of allocations."""
     count = len(starts_N)
-    table = reader.alloc_table
+    table = index.allocations
     records, pointers = table["sample_id"].astype(np.int64), table["ptr"].astype(np.int64)
     sizes = table["size"].astype(np.int64)
     if (

@@ -5,19 +5,23 @@ import socket
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_path, read_manifest, write_manifest
+from vitaos.data.ffcv.native import INSTALL_HINT, native
 from vitaos.data.ffcv.options import Progress, WriteOptions
-from vitaos.data.ffcv.reader import native, open_beton
+from vitaos.data.ffcv.reader import open_beton
 from vitaos.data.folder.digits import FFCV_FOLDER, move_into_place
 from vitaos.data.folder.files import ImageFolder, check_no_empty_class
 from vitaos.data.folder.scan import Unusable, list_files
 from vitaos.files import sync_folder
+
+if TYPE_CHECKING:
+    from vitaos.data.ffcv.records import RecordWriter
 
 
 class Unreadable(NamedTuple):
@@ -122,13 +126,26 @@ def prepare_digit_betons(digits: Path) -> Path:
 def _write_records(
     folder: ImageFolder, unfinished: Path, options: WriteOptions, workers: int, on_progress: Progress
 ) -> tuple[list[Unreadable], NDArray[np.int64]]:
-    native()
-    from vitaos.data.ffcv.records import RecordWriter  # noqa: PLC0415  # FFCV is optional
-
-    writer = RecordWriter(unfinished, folder, options, workers)
+    writer = _record_writer()(unfinished, folder, options, workers)
     reasons = writer.write(on_progress)
     kept_N = np.setdiff1d(np.arange(len(folder)), np.fromiter(reasons, dtype=np.int64, count=len(reasons)))
     return [Unreadable(str(folder.path(index)), reasons[index]) for index in sorted(reasons)], kept_N
+
+
+def _record_writer() -> type["RecordWriter"]:
+    """The class that writes with FFCV's package.
+
+    Raises:
+        ValueError: FFCV or something that it needs is missing; the message explains how to install it.
+    """
+    native()
+    # FFCV's import starts numba's threads, which nothing here uses; those of TBB complain at every later fork.
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    try:
+        from vitaos.data.ffcv.records import RecordWriter  # noqa: PLC0415  # FFCV is optional, and seconds to import
+    except (ImportError, OSError) as error:
+        raise ValueError(f"{INSTALL_HINT} (import said: {error})") from error
+    return RecordWriter
 
 
 def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, options: WriteOptions, skipped: int) -> None:
