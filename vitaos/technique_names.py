@@ -27,6 +27,8 @@ TECHNIQUE_HELP: Final = {
     "blocks, shrink_start, shrink_epochs, stages",
     "sigma_reparam": "every weight divided by its largest singular value, times a learned scalar; option keep_norms",
     "tap": "attention given tokens mixed with means of their neighborhoods; option scales",
+    "freqscale": "the spatial frequencies of both branches weighed by gains that the image sets (FDAM's other half); "
+    "options groups, filters, gain",
 }
 """In the order of the registry, :data:`vitaos.techniques.TECHNIQUES`; what each is, for ``--help``."""
 

@@ -168,6 +168,39 @@ def _pooled(state: State, path: str, x: Tensor) -> Tensor:
     return torch.cat([x[:, :prefix], torch.stack(tokens, dim=1)], dim=1).reshape(given.shape)
 
 
+def _reweighed(state: State, path: str, y: Tensor) -> Tensor:
+    """FreqScale by the whole spectrum of a square grid: gains of frequencies left out are those of their conjugates."""
+    given, y = y, y.flatten(1, -2)
+    side = math.isqrt(y.shape[1])
+    prefix = y.shape[1] - side**2
+    grid = y[:, prefix:].reshape(len(y), side, side, -1).permute(0, 3, 1, 2)
+    half = side // 2 + 1
+    filters = state[f"{path}.filters"]
+    filters = nn.functional.interpolate(filters, size=(side, half), mode="bicubic", align_corners=True)
+    hidden = (grid.mean((2, 3)) @ state[f"{path}.reduce.weight"].T).clamp(min=0) ** 2
+    hidden = state[f"{path}.scale"] * hidden + state[f"{path}.shift"]
+    route = (hidden @ state[f"{path}.route.weight"].T).tanh().reshape(len(y), -1, len(filters))
+    share = grid.shape[1] // route.shape[1]
+    gains = torch.stack(
+        [
+            sum(route[:, c // share, f, None, None] * filters[f, c % share] for f in range(len(filters)))
+            for c in range(grid.shape[1])
+        ],
+        dim=1,
+    )
+    whole = torch.stack(
+        [
+            torch.stack(
+                [gains[:, :, u, v] if v < half else gains[:, :, -u % side, side - v] for v in range(side)], dim=-1
+            )
+            for u in range(side)
+        ],
+        dim=-2,
+    )
+    changed = grid + torch.fft.ifft2(torch.fft.fft2(grid) * whole).real
+    return torch.cat([y[:, :prefix], changed.flatten(2).transpose(1, 2)], dim=1).reshape(given.shape)
+
+
 def _merging_block(block: Any, prefix: int, sizes: list[list[float]], first: bool, x: Tensor) -> Tensor:
     """A plain block of a ViT that merges 13 tokens of each image by loops over its tokens; ``sizes`` of every image."""
     batch, tokens, _ = x.shape
@@ -257,6 +290,12 @@ def _change_branches(block: Any, path: str, names: tuple[str, ...], state: State
         else:
             inner = block.attn.forward
             block.attn.forward = lambda x, **_: _feature_scale(path, state, inner(x))
+    if "freqscale" in names:
+        parts = {part: partial(_reweighed, state, f"{path}.freqscale_{part}") for part in ("attention", "mlp")}
+        where, name = (block, "_attn") if hasattr(block, "_attn") else (block.attn, "forward")
+        given = getattr(where, name)
+        setattr(where, name, lambda x, **_: parts["attention"](given(x)))
+        block.mlp = _Chain(block.mlp, after=parts["mlp"])
     if "tap" in names:
         block.norm1 = _Chain(block.norm1, before=partial(_pooled, state, f"{path}.tap_gates"))
     if "contranorm" in names:

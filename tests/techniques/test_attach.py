@@ -126,6 +126,7 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "mixed from where": (vit, {"value_residual": {"from_block": 3}}, r"from_block=3: .* between 1 and 2 .* 3 blocks"),
     "values on Swin": (swin, {"value_residual": True}, r"value_residual is not defined on Swin: values of the first"),
     "no Laplacian head": (vit, {"laplacian_heads": {"fraction": 0.1}}, r"0\.1 of the 3 heads of blocks\.0 is none"),
+    "no filter": (vit, {"freqscale": {"filters": 0}}, r"freqscale: groups=16 and filters=0 are 1 at least"),
     "one scale": (vit, {"tap": {"scales": 1}}, r"tap: scales=1: .* make 2 to 16"),
     "pooled off the grid": (lambda: vit(dynamic_img_size=True), {"tap": True}, r"tap: .*dynamic_img_size"),
     "pooled and merged": (vit, {"tap": True, "token_merging": True}, r"tap and token_merging .* lose the grid"),

@@ -110,3 +110,17 @@ def test_a_gate_of_every_channel_is_timms_times_two() -> None:
         theirs.attn.gate = ours.attn.output_gate
     x = images(gated)
     torch.testing.assert_close(gated(x), timms(x))
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (4, 6), (2, 1)])
+def test_freqscale_transforms_any_grid(grid: tuple[int, int]) -> None:
+    """Products with its matrices are the transform of torch.fft, for even and odd rows and columns."""
+    rows, columns = grid
+    model = build("ViT", "freqscale", img_size=(4 * rows, 4 * columns), depth=1).double()
+    gains = model.blocks[0].freqscale_mlp
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(2, rows, columns, 24, generator=generator, dtype=torch.float64)
+    w = torch.randn(2, rows, columns // 2 + 1, 24, generator=generator, dtype=torch.float64)
+    expected = torch.fft.irfft2(torch.fft.rfft2(y, dim=(1, 2)) * w, s=grid, dim=(1, 2))
+    torch.testing.assert_close(gains._reweigh(y, w), expected, rtol=0, atol=1e-12)
+    assert model(images(model, dtype=torch.float64)).isfinite().all()

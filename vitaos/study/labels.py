@@ -37,6 +37,7 @@ _TITLES: Final = {
     "token_selection": "token selection",
     "sigma_reparam": "sigmaReparam",
     "tap": "TAP",
+    "freqscale": "FreqScale",
     "register_tokens": "register tokens",
 }
 _METRICS: Final = {

@@ -19,6 +19,7 @@ from vitaos.techniques.contrast_loss import CONTRAST_LOSS
 from vitaos.techniques.diversity_loss import DIVERSITY_LOSS
 from vitaos.techniques.fdam import FDAM
 from vitaos.techniques.featscale import FEATSCALE, RELEASE_PACE
+from vitaos.techniques.freqscale import FREQSCALE
 from vitaos.techniques.gated_attention import GATED_ATTENTION
 from vitaos.techniques.gfsa import GFSA
 from vitaos.techniques.ggem import GGEM
@@ -61,6 +62,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "token_selection": TOKEN_SELECTION,
     "sigma_reparam": SIGMA_REPARAM,
     "tap": TAP,
+    "freqscale": FREQSCALE,
 }
 
 Model = TypeVar("Model", bound=nn.Module)

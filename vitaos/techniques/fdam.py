@@ -8,8 +8,8 @@ parameters ``fdam_low_gain`` = g_l and ``fdam_high_gain`` = g_h on each attentio
 
 g starts at 0, the identity; the authors' code starts it at 1e-5 (option ``gain``), and gives relu(x)^2 a scale and a
 bias of its own, which W and its bias hold already. W starts as timm's linear layers do. The paper's other half,
-re-weighed bands of the feature map's Fourier transform behind both branches, is not here. Fused attention stays in use.
-In Swin, tokens are those of the window.
+re-weighed frequencies of the feature map behind both branches, is ``freqscale``. Fused attention stays in use. In Swin,
+tokens are those of the window.
 """
 
 from typing import Any, Final

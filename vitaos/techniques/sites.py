@@ -146,7 +146,7 @@ def fill(module: Any, slot: str, priority: int, function: SlotFunction) -> None:
     Args:
         module: a slotted attention or block.
         slot: ``scores``, ``operators``, ``maps`` or ``heads`` of an attention, ``pre_attention``,
-            ``pre_norm``, ``post_attention``, ``tokens`` or ``losses`` of a block.
+            ``pre_norm``, ``post_attention``, ``post_mlp``, ``tokens`` or ``losses`` of a block.
         priority: the technique's place in the order of effect.
         function: a module-level function, or a ``functools.partial`` of one, so that models can be pickled.
     """

@@ -37,6 +37,7 @@ class BlockSlots:
     pre_attention: Slot = ()
     pre_norm: Slot
     post_attention: Slot
+    post_mlp: Slot = ()
     tokens: Slot = ()
     losses: Slot = ()
     record: PassRecord | None = None
@@ -73,6 +74,12 @@ def enter(block: Any) -> None:
 def enter_attention(block: Any, x_BNC: Tensor) -> Tensor:
     """What the norm in front of attention is given."""
     return run_slot(block.pre_norm, block, run_slot(block.pre_attention, block, x_BNC))
+
+
+def run_mlp(block: Any, x_BNC: Tensor) -> Tensor:
+    """The MLP's branch: what leaves it, before LayerScale and drop path."""
+    y_BNC = block.mlp(block.norm2(run_slot(block.pre_norm, block, x_BNC)))
+    return run_slot(block.post_mlp, block, y_BNC)
 
 
 def check_masks(block: Any, given: tuple[Any, ...]) -> None:

@@ -22,6 +22,7 @@ Slots of a block:
     pre_attention   f(block, x_BNC) -> x_BNC: what enters the attention branch alone, in front of ``pre_norm``
     pre_norm        f(block, x_BNC) -> x_BNC: what enters either branch, right before its norm
     post_attention  f(block, y_BNC) -> y_BNC: what leaves attention, before LayerScale, drop path and the residual sum
+    post_mlp        f(block, y_BNC) -> y_BNC: what leaves the MLP, likewise
     tokens          f(block, x_BNC) -> x_BnC, n <= N: between attention's residual sum and the MLP's branch
     losses          a ``losses.LossTerm``: a term of the training loss from the tokens that leave the block
 
@@ -66,6 +67,7 @@ from vitaos.techniques.slot_calls import (
     masked,
     mix_values,
     residual,
+    run_mlp,
     run_slot,
 )
 
@@ -154,7 +156,7 @@ class SlottedBlock(BlockSlots, Block):
         y_BNC = self.attn(self.norm1(enter_attention(self, x)), *args, **keywords)
         x = residual(self.skip_gain, x, self.drop_path1(self.ls1(run_slot(post_attention, self, y_BNC))))
         x = run_slot(self.tokens, self, x)
-        return leave(self, x + self.drop_path2(self.ls2(self.mlp(self.norm2(run_slot(self.pre_norm, self, x))))))
+        return leave(self, x + self.drop_path2(self.ls2(run_mlp(self, x))))
 
 
 class SlottedCaitBlock(BlockSlots, LayerScaleBlock):
@@ -168,7 +170,7 @@ class SlottedCaitBlock(BlockSlots, LayerScaleBlock):
         y_BNC = self.attn(self.norm1(enter_attention(self, x)), **keywords)
         x = residual(self.skip_gain, x, self.drop_path(self.gamma_1 * run_slot(post_attention, self, y_BNC)))
         x = run_slot(self.tokens, self, x)
-        return leave(self, x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(run_slot(self.pre_norm, self, x)))))
+        return leave(self, x + self.drop_path(self.gamma_2 * run_mlp(self, x)))
 
 
 class SlottedSwinBlock(BlockSlots, SwinTransformerBlock):
@@ -188,5 +190,5 @@ class SlottedSwinBlock(BlockSlots, SwinTransformerBlock):
         y_BNC = self._attn(self.norm1(enter_attention(self, x_BNC).view(shape))).flatten(1, 2)
         x_BNC = residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(run_slot(self.post_attention, self, y_BNC))))
         x_BNC = run_slot(self.tokens, self, x_BNC)
-        x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(self.norm2(run_slot(self.pre_norm, self, x_BNC)))))
+        x_BNC = x_BNC + self.drop_path2(self.ls2(run_mlp(self, x_BNC)))
         return leave(self, x_BNC).view(shape)

@@ -48,8 +48,8 @@ def reason_against(model: nn.Module) -> str | None:
     grid = [path for path, _ in model.named_buffers() if path.endswith("locality_distances")]
     if grid:
         return f"{grid[0]} is for the tokens of the image alone (locality)"
-    if any(getattr(block, "pre_attention", ()) for block in model.blocks):
-        return "its blocks pool over the grid of the image's tokens alone (tap)"
+    if any(getattr(block, "pre_attention", ()) or getattr(block, "post_mlp", ()) for block in model.blocks):
+        return "its blocks take the grid of the image's tokens alone (tap, freqscale)"
     if any(getattr(block, "tokens", ()) for block in model.blocks):
         return "its tokens become fewer from block to block"
     return None
