@@ -2,7 +2,7 @@
 
 Takes the keys of train.py. Counts FLOPs, bytes and launches of the step on the real model, without values or a GPU, and
 divides them by what the device can do at most; the slowest of the three bounds images/s, and that the hours of the run.
-Nothing is measured: loading, augmentation (21 launches, 6 MB an image), evaluation and the exchange of gradients come
+Nothing is measured: loading, augmentation (16 launches, 3 MB an image), evaluation and the exchange of gradients come
 on top, and no kernel reaches a ceiling.
 """
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from vitaos.data.augment import pipeline
+from vitaos.data.augment import gpu_plan
 from vitaos.techniques import fold_function
 
 
@@ -41,7 +41,7 @@ def compute_everywhere() -> None:
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     # Its launches are no operations of torch, which this mode would see.
     fold_function._have_triton = lambda: False
-    pipeline._have_triton = lambda: False
+    gpu_plan.have_triton = lambda: False
     HostValues().__enter__()
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from test_op_executor import EXACT, FILL, GEOMETRIC, hard_images
 from torch import Tensor
 
-from vitaos.data.augment import gpu_kernels
+from vitaos.data.augment import gpu_kernels, gpu_mixing
 from vitaos.data.augment.gpu_plan import Draws, plan_for_gpu
+from vitaos.data.augment.mixup import Mix, mix_images
 from vitaos.data.augment.op_batch import OpBatch, Operation
 from vitaos.data.augment.op_executor import apply_op_batch
 
@@ -62,3 +63,12 @@ def test_a_batch_is_that_of_torch(crops: NDArray[np.uint8], settings: dict[str, 
     assert found.dtype == expected.dtype
     assert found.stride() == expected.stride()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [4, 5])
+def test_blended_pairs_are_those_of_torch(batch: int, layout: torch.memory_format) -> None:
+    images = torch.randn(batch, 3, 20, 24, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
+    expected = mix_images(images.clone(), Mix(0.3, None))
+    gpu_mixing.blend_pairs(images, 0.3)
+    torch.testing.assert_close(images, expected, rtol=1e-6, atol=1e-6)  # the interpreter has no fused multiply-add

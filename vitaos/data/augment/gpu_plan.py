@@ -1,5 +1,7 @@
 """What the kernels of :mod:`gpu_kernels` do to a batch, decided on the host: a few arrays, whatever the batch holds."""
 
+import functools
+import importlib.util
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -14,6 +16,12 @@ _PARAMETERS: Final = 6
 _OF_HISTOGRAM: Final = np.zeros(BLUR_COLUMNS + 1, np.bool_)
 _OF_HISTOGRAM[[Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.CONTRAST]] = True
 _BLURS: Final = (BLUR_ROWS,) * 3 + (BLUR_COLUMNS,) * 3
+
+
+@functools.cache
+def have_triton() -> bool:
+    """Whether Triton is installed, which all kernels are written in."""
+    return importlib.util.find_spec("triton") is not None
 
 
 class Layer(NamedTuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitaos.counter_rng import generator
-from vitaos.data.augment import rng_streams
+from vitaos.data.augment import gpu_plan, rng_streams
 from vitaos.data.augment.settings import DEIT_MIX, MixSettings
 
 MODES: Final = ("batch", "pair", "elem")
@@ -126,6 +126,11 @@ def mix_images(images: Tensor, mix: Mix) -> Tensor:
 
 def _blend_pairs(images: Tensor, lam: float) -> None:
     """Blend image i with image B - 1 - i, both ways, in place; the middle one of an odd batch is its own partner."""
+    if images.is_cuda and gpu_plan.have_triton() and _is_dense(images):
+        from vitaos.data.augment.gpu_mixing import blend_pairs  # noqa: PLC0415  # Triton is not everywhere
+
+        blend_pairs(images, lam)
+        return
     size = images.shape[0]
     # On the CPU pair by pair, which stays in cache and takes no second batch of memory; on a GPU all at once.
     step = 1 if images.device.type == "cpu" and images[:1].numel() >= _CPU_PIECE_VALUES else max(1, size // 2)
@@ -135,6 +140,10 @@ def _blend_pairs(images: Tensor, lam: float) -> None:
         swapped = first.flip(0)
         first.mul_(lam).add_(second.flip(0), alpha=1.0 - lam)
         second.mul_(lam).add_(swapped, alpha=1.0 - lam)
+
+
+def _is_dense(images: Tensor) -> bool:
+    return images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
 
 
 def mix_targets(targets: Tensor, lam: float | Tensor, num_classes: int) -> Tensor:

@@ -6,9 +6,6 @@ draw of a step of (seed, global step); all are made on the host with NumPy and t
 nothing here waits for the device.
 """
 
-import functools
-import importlib.util
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from vitaos.batch import Batch
 from vitaos.counter_rng import uniforms
-from vitaos.data.augment import rng_streams
+from vitaos.data.augment import gpu_plan, rng_streams
 from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
 from vitaos.data.augment.erasing import RandomErasing
 from vitaos.data.augment.gpu_plan import Draws, GpuPlan, plan_for_gpu
@@ -179,7 +176,7 @@ class DeviceAugment:
 
     def has_kernels(self, device: torch.device) -> bool:
         """Whether the kernels of :mod:`gpu_kernels` do the work on that device."""
-        return device.type == "cuda" and _have_triton()
+        return device.type == "cuda" and gpu_plan.have_triton()
 
     def announce(self, epoch: int, positions: NDArray[np.int64]) -> None:
         """A batch with these positions will come to a GPU: its plan is made in a thread until then."""
@@ -259,11 +256,6 @@ class DeviceAugment:
                 f"augment=device expects uint8 images of shape (B, 3, {self.height}, {self.width}), "
                 f"but got {images.dtype} of shape {tuple(images.shape)}"
             )
-
-
-@functools.cache
-def _have_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def host_positions(positions: Tensor) -> NDArray[np.int64]:
