@@ -65,7 +65,7 @@ def line_of(world: World, precision: str) -> dict[str, float]:
     torch.set_float32_matmul_precision("highest")  # no TF32: the CPU has none
     trainer.loader = EnlargedImages(world, batch_size=12)
     number_format = build_precision(precision, ALONE.device)
-    trainer.evaluate = lambda judged: evaluate(
+    trainer.conclusion.evaluate = lambda judged: evaluate(
         judged,
         EvaluationImages(world),
         lambda images: normalize(images.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)),

@@ -145,10 +145,10 @@ def test_a_request_during_evaluation_gives_it_up_and_it_is_made_later() -> None:
     def interrupted(model: Any) -> dict[str, float]:
         raise EvaluationInterrupted
 
-    evaluate, trainer.evaluate = trainer.evaluate, interrupted
+    evaluate, trainer.conclusion.evaluate = trainer.conclusion.evaluate, interrupted
     assert trainer.fit().status == "preempted"
     assert sink.lines == []
-    trainer.evaluate = evaluate
+    trainer.conclusion.evaluate = evaluate
     assert trainer.fit().status == "finished"
     assert [line["step"] for line in sink.lines] == [8]
 

@@ -97,3 +97,9 @@ class Sink(Protocol):
 
     def rewind(self, step: int) -> None:
         """A run starts or continues: of the lines given to :meth:`metrics`, those up to `step` belong to it."""
+
+
+class SaveState(Protocol):
+    """Gathers the state of a run on all ranks and has it written."""
+
+    def __call__(self, *, kind: Literal["last", "best", "both"] = "last", block: bool = False) -> None: ...

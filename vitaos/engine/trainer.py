@@ -5,7 +5,6 @@ before it. So a state saved between any two steps continues as the run that was 
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Literal
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from vitaos.batch import Batch
 from vitaos.counter_rng import derive_seed
 from vitaos.engine.compilation import choose
+from vitaos.engine.conclusion import Conclusion
 from vitaos.engine.ema import ModelEma
-from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.meter import Meter
 from vitaos.engine.precision import LossScale, Precision
 from vitaos.engine.profiling import StepProfiler
@@ -93,14 +92,13 @@ class Trainer:
         frozen: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.loss, self.ema = model, loss, ema
-        self.schedule, self.loader, self.transform, self.evaluate = schedule, loader, transform, evaluate
+        self.schedule, self.loader, self.transform = schedule, loader, transform
         self.world, self.precision, self.settings = world, precision, settings
         self.checkpoints = checkpoints if world.is_main else None
         self.sinks = sinks if world.is_main else ()
         self.frozen = frozen
-        self.preemption, self.observe, self.identity = preemption, observe, dict(identity or {})
+        self.preemption, self.identity = preemption, dict(identity or {})
         self.training_pass = training_pass
-        self.throughput = throughput
         self.profiler: StepProfiler | None = None
 
         self.loss_scale = LossScale(world.device) if precision.scales_loss else None
@@ -144,7 +142,21 @@ class Trainer:
         )
         self._ddp_is_warm = self.network is model
         self._leave_flag: PendingFlag | None = None
-        self._skipped_before = 0
+        self.conclusion = Conclusion(
+            model=model,
+            ema=ema,
+            progress=self.progress,
+            sums=self.sums,
+            last_step=self.last_step,
+            evaluate_every=settings.evaluate_every,
+            evaluate=evaluate,
+            observe=observe,
+            throughput=throughput,
+            schedule=schedule,
+            sinks=self.sinks,
+            world=world,
+            save=self._save,
+        )
 
     def watch(self, profiler: StepProfiler) -> None:
         """Let a profiler watch the steps to come."""
@@ -159,38 +171,15 @@ class Trainer:
             NonFiniteError: on all ranks, after saving: before a step that is not finite when settings.nonfinite is
                 "stop", after an epoch of nothing but such steps when it is "skip".
         """
-        self._skipped_before = int(self.sums.skipped) if self.progress.step_in_epoch == 0 else 0
-        recorded_step = self._reopen_epoch()
-        for sink in self.sinks:
-            sink.rewind(recorded_step)
-        while self._has_work():
-            stayed = self._train_rest_of_epoch() and self._conclude()
+        self.conclusion.start()
+        while self.progress.step < self.last_step or self.conclusion.is_due():
+            stayed = self._train_rest_of_epoch() and self.conclusion.conclude()
             if not stayed:
                 self._save(block=True)
                 return Outcome("preempted", self.progress)
         if self.checkpoints is not None:
             self.checkpoints.flush()
         return Outcome("finished", self.progress)
-
-    def _has_work(self) -> bool:
-        return self.progress.step < self.last_step or self._conclusion_is_due()
-
-    def _reopen_epoch(self) -> int:
-        """The step up to which lines of metrics stay; -1 for none.
-
-        Where a start with fewer steps ended within an epoch, its line makes room for that of the whole epoch.
-        """
-        progress = self.progress
-        if progress.evaluated_step == progress.step < self.last_step and progress.step_in_epoch > 0:
-            progress.metrics_lines -= 1
-            return progress.evaluated_step - 1
-        return progress.evaluated_step
-
-    def _conclusion_is_due(self) -> bool:
-        """At the end of an epoch, or of the run within one, until its line of metrics is recorded."""
-        progress = self.progress
-        at_an_end = progress.step == self.last_step or progress.step_in_epoch == progress.steps_per_epoch
-        return at_an_end and progress.step > 0 and progress.evaluated_step != progress.step
 
     def _train_rest_of_epoch(self) -> bool:
         """Take the remaining steps of the epoch in work; False when the ranks agreed to leave."""
@@ -278,58 +267,6 @@ class Trainer:
 
     def _pass_of_step(self, step: int) -> AbstractContextManager[Mapping[str, Tensor]]:
         return nullcontext({}) if self.training_pass is None else self.training_pass(step)
-
-    def _conclude(self) -> bool:
-        """Evaluate, record the line of the epoch, save; False when a request to leave interrupted the evaluation."""
-        progress = self.progress
-        line: dict[str, Any] = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "lr": self.schedule(progress.step - 1),
-            **self.sums.means(self.world),
-        }
-        is_last = progress.step == self.last_step
-        if is_last or (progress.epoch + 1) % self.settings.evaluate_every == 0:
-            try:
-                line |= {f"val_{name}": value for name, value in self.evaluate(self.model).items()}
-                if self.ema is not None:
-                    line |= {f"ema_{name}": value for name, value in self.evaluate(self.ema.module).items()}
-            except EvaluationInterrupted:
-                return False
-        if self.observe is not None:
-            line |= self.observe(self.model, progress.epoch, is_last)
-        improved = progress.note_top1(max(line.get("val_top1", -1.0), line.get("ema_top1", -1.0)))
-        images = progress.step_in_epoch * progress.global_batch
-        line["images_per_s"] = images / max(progress.epoch_seconds, 1e-9)
-        line |= self.throughput(line["images_per_s"]) if self.throughput is not None else {}
-        line["train_seconds"] = progress.train_seconds
-        line["skipped_steps"] = int(self.sums.skipped)
-        for sink in self.sinks:
-            sink.metrics(line)
-        self._stop_if_all_skipped(line)
-        progress.metrics_lines += 1
-        progress.evaluated_step = progress.step
-        if progress.step_in_epoch == progress.steps_per_epoch:
-            progress.epoch += 1
-            progress.epoch_seconds = 0.0
-            self.sums.start_epoch()
-        self._save(kind="both" if improved else "last")
-        return True
-
-    def _stop_if_all_skipped(self, line: Mapping[str, Any]) -> None:
-        """Raise when every step of an epoch was skipped as not finite: the epochs after it would be no different.
-
-        The state saved here says that the epoch's conclusion is due, so that the same command ends in the same way.
-        """
-        skipped, self._skipped_before = line["skipped_steps"] - self._skipped_before, line["skipped_steps"]
-        if skipped > 0 and math.isnan(line["train_loss"]):
-            self._save(block=True)
-            raise NonFiniteError(
-                self.progress.step,
-                f"every step of epoch {line['epoch'] + 1} was skipped, since its loss or gradient was NaN or infinite "
-                f"({line['skipped_steps']} of {self.progress.step} steps in all): nothing is learned any more. Try "
-                "precision=bf16 or fp32, a lower lr, or a gradient clip (recipe.clip=1.0)",
-            )
 
     # The state.
 

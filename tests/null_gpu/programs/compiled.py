@@ -43,7 +43,7 @@ def evaluate(run: Run) -> None:
     assert run.trainer.ema is not None
     for model in (run.trainer.model, run.trainer.ema.module):
         try:
-            run.trainer.evaluate(model)
+            run.trainer.conclusion.evaluate(model)
         except ValueError as error:  # no kernel computes, so nothing was counted
             if "no image was left" not in str(error):
                 raise
