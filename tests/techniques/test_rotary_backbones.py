@@ -155,6 +155,16 @@ def test_stages_and_branches_have_their_blocks_in_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "path"), [("Swin V2", "layers.0.blocks.1"), ("VOLO", "network.2.1"), ("CrossViT", "blocks.0.blocks.1.1")]
+)
+def test_a_strange_block_among_known_ones_is_refused_by_name(name: str, path: str) -> None:
+    model = plain(name)
+    model.set_submodule(path, torch.nn.Identity())
+    with pytest.raises(ValueError, match=rf"{path} is a torch\..*Identity"):
+        find_sites(model)
+
+
+@pytest.mark.parametrize(
     ("name", "outcome"),
     [
         ("swinv2_tiny_window8_256", "12"),

@@ -70,7 +70,7 @@ def draw_dominant_eigenvalue(figure: Any, analyses: Sequence[Analysis]) -> None:
     """Modulus of the dominant eigenvalue of every block's attention, and how flat its eigenvector is."""
     panels = figure.subplots(1, 2)
     for axes, name, label in zip(
-        panels, ("modulus", "direct_share"), ("dominant eigenvalue", "share of its token mean"), strict=True
+        panels, ("modulus", "direct_share"), ("dominant eigenvalue (modulus)", "share of its token mean"), strict=True
     ):
         for index, run in enumerate(analyses):
             modes = run.propagation.modes if run.propagation else []

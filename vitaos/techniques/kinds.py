@@ -25,6 +25,7 @@ from timm.models.volo import VOLO, Transformer
 from timm.models.volo import Attention as VoloAttention
 from torch import nn
 
+from vitaos.techniques.block_paths import BlocksOf, in_branches, in_network, in_sequence, in_stages
 from vitaos.techniques.differential_slots import SlottedDiffAttention
 from vitaos.techniques.grid_slots import SlottedNaFlexBlock, SlottedVoloAttention, SlottedVoloBlock
 from vitaos.techniques.relative_slots import (
@@ -64,8 +65,8 @@ class Kind:
     attention_children: frozenset[str]
     techniques: frozenset[str] | None = None
     """Those that are held against their equations on it; None: all that do not refuse it themselves."""
-    nested: bool = False
-    """Whether blocks lie in stages or branches, beside others that have no slots."""
+    blocks_of: BlocksOf = in_sequence
+    """Finds the blocks of a model."""
 
 
 _OF_MAP_AND_BRANCH: Final = frozenset({"attnscale", "featscale", "contranorm", "gfsa", "centered_attention"})
@@ -114,6 +115,7 @@ KINDS: Final = (
         WindowAttention,
         SlottedWindowAttention,
         frozenset({"qkv", "attn_drop", "proj", "proj_drop", "softmax"}),
+        blocks_of=in_stages,
     ),
     Kind(
         "Eva",
@@ -154,7 +156,7 @@ KINDS: Final = (
         SlottedWindowAttentionV2,
         frozenset({"qkv", "cpb_mlp", "attn_drop", "proj", "proj_drop", "softmax"}),
         techniques=_OF_MAP_AND_OUTPUT,
-        nested=True,
+        blocks_of=in_stages,
     ),
     Kind(
         "RelPos",
@@ -195,7 +197,7 @@ KINDS: Final = (
         SlottedVoloAttention,
         frozenset({"qkv", "attn_drop", "proj", "proj_drop"}),
         techniques=_OF_MAP_AND_BRANCH,
-        nested=True,
+        blocks_of=in_network,
     ),
     Kind(
         "CrossViT",
@@ -206,7 +208,7 @@ KINDS: Final = (
         SlottedAttention,
         _VIT_CHILDREN,
         techniques=_OF_MAP_AND_BRANCH,
-        nested=True,
+        blocks_of=in_branches,
     ),
 )
 

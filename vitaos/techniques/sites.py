@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn.utils import skip_init
 
+from vitaos.techniques.block_paths import in_stages
 from vitaos.techniques.kinds import KINDS, REASONS, Kind
 from vitaos.techniques.slot_calls import SlotFunction
 
@@ -104,15 +105,7 @@ def find_sites(model: nn.Module) -> list[Site]:
             path.
     """
     given, kind, model = model, kind_of(model), backbone_in(model)
-    blocks: dict[str, Any]
-    if isinstance(model, FeatureDictNet) or kind.nested:
-        blocks = {path: module for path, module in model.named_modules() if isinstance(module, kind.block)}
-    elif kind.name == "Swin":
-        stages: Any = model.layers
-        blocks = {f"layers.{s}.blocks.{i}": b for s, stage in enumerate(stages) for i, b in enumerate(stage.blocks)}
-    else:
-        sequence: Any = model.blocks
-        blocks = {f"blocks.{i}": block for i, block in enumerate(sequence)}
+    blocks = in_stages(model) if isinstance(model, FeatureDictNet) else kind.blocks_of(model)
     if not blocks:
         raise _refuse("the model has no blocks")
     for path, block in blocks.items():

@@ -126,7 +126,9 @@ def _draw_registers(figure: Any, rows: Rows) -> None:
         handles.append(Line2D([], [], **look))
     lower.axhline(1, color="#888888", linewidth=0.6, zorder=0)
     lower.set_ylabel("norm / median patch")
-    lower.set_ylim(bottom=0)
+    lower.set_ylim(0, 1.1 * max(float(row[name] or 0) for row in rows for name in ("longest_patch", "register")))
+    if len(rows) == 1:
+        lower.set_title("no patch is long: there is nothing to move", fontsize="small", loc="left")
     lower.set_xticks(list(places), [f"{row['neurons']}" for row in rows])
     lower.set_xlabel("register neurons (0: the model as it is)")
     legend_below(figure, handles, ["longest patch", "test-time register"])
