@@ -12,6 +12,8 @@ from vitaos.analysis.monitor import Monitor
 from vitaos.techniques import attach
 from vitaos.techniques.record import record_in
 
+SINGLE = {"rtol": 1e-5, "atol": 1e-6}  # the two attend over other numbers of tokens: float32 sums in another order
+
 
 def twins() -> Tensor:
     """Images of 16 patches, each the same as its neighbor."""
@@ -35,8 +37,10 @@ def test_merged_duplicates_have_the_measures_of_the_whole_model() -> None:
             assert other.values[name].mean == pytest.approx(moments.mean, rel=1e-4), name
     for layer, after in zip(expected.attention, found.attention, strict=True):
         assert after.tokens == layer.tokens
-        torch.testing.assert_close(torch.from_numpy(after.response), torch.from_numpy(layer.response))
-    torch.testing.assert_close(torch.from_numpy(found.map_similarity), torch.from_numpy(expected.map_similarity))
+        torch.testing.assert_close(torch.from_numpy(after.response), torch.from_numpy(layer.response), **SINGLE)
+    torch.testing.assert_close(
+        torch.from_numpy(found.map_similarity), torch.from_numpy(expected.map_similarity), **SINGLE
+    )
     record: Any = record_in(merging)
     assert record.sources_BO is None
     assert not record.keeps_sizes
