@@ -13,7 +13,7 @@ from vitaos import techniques
 from vitaos.technique_names import TECHNIQUE_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"batch", "counter_rng", "files", "metrics_reader", "optional", "runtime", "suggest"}
+SHARED = {"batch", "counter_rng", "files", "gpus", "metrics_reader", "optional", "runtime", "suggest"}
 MAY_SEE = {
     "suggest": set(),
     "commands": {"suggest", "version"},
@@ -24,6 +24,7 @@ MAY_SEE = {
     "batch": set(),
     "counter_rng": set(),
     "files": set(),
+    "gpus": set(),
     "metrics_reader": set(),
     "optional": set(),
     "runtime": set(),

@@ -7,11 +7,10 @@ Prints a table; `out=FILE.json` keeps the numbers with hardware and versions.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scripts.benchmarks.hardware import describe
 from scripts.benchmarks.record import write_record
 from vitaos import cli
 from vitaos.config import key
-from vitaos.runtime.world import DEVICES, choose_device
+from vitaos.runtime.processes import DEVICES
 
 
 @dataclass
@@ -39,6 +38,8 @@ def command() -> None:
 def main(config: Any) -> None:
     """Measure, print, write."""
     from scripts.benchmarks.augment import measure_augment, measure_timm  # noqa: PLC0415 - slow, and not for --help
+    from scripts.benchmarks.hardware import describe  # noqa: PLC0415
+    from vitaos.runtime.world import choose_device  # noqa: PLC0415
 
     device = choose_device(config.device, 0)
     rates = [

@@ -4,32 +4,23 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-PEAKS: Final = {
-    # Dense matrix products in FLOP/s by the vendor's data sheets: (bf16 or fp16, TF32).
-    "H200": (989.4e12, 494.7e12),
-    "H100 PCIe": (756e12, 378e12),
-    "H100": (989.4e12, 494.7e12),
-    "A100": (312e12, 156e12),
-    "L40S": (362e12, 183e12),
-    "L4": (121e12, 60e12),
-    "A10": (125e12, 62.5e12),
-}
+from vitaos.gpus import CEILINGS, find_gpu
 
 
 def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
     """(FLOP/s that the device can do at most in `precision`, where the number is from).
 
-    From the data sheet for the GPUs listed above, else measured here with large matrix products.
+    From the data sheet where ``vitaos.gpus`` has it, else measured here with large matrix products.
     """
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, (half, single) in PEAKS.items():
-            if known in name:
-                return (single if precision == "fp32" else half), f"data sheet of {known}"
+    gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is not None:
+        peak = CEILINGS[gpu].single if precision == "fp32" else CEILINGS[gpu].half
+        if peak is not None:
+            return 1e12 * peak, f"data sheet of {gpu}"
     return _measured_peak(device, precision), "a matrix product measured here"
 
 

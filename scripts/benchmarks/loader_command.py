@@ -7,11 +7,10 @@ keeps the numbers with hardware and versions.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scripts.benchmarks.hardware import describe
 from scripts.benchmarks.record import write_record
 from vitaos import cli
 from vitaos.config import key
-from vitaos.runtime.world import DEVICES, choose_device
+from vitaos.runtime.processes import DEVICES
 
 
 @dataclass
@@ -40,7 +39,9 @@ def main(config: Any) -> None:
     """Measure, print, write."""
     if not config.source:
         raise ValueError("source=DIR is missing: a folder of class folders with photographs")
+    from scripts.benchmarks.hardware import describe  # noqa: PLC0415 - seconds to import, which --help does not need
     from scripts.benchmarks.loader import measure_loader  # noqa: PLC0415 - needs FFCV, which --help does not
+    from vitaos.runtime.world import choose_device  # noqa: PLC0415
 
     device = choose_device(config.device, 0)
     keywords = {key: value for key, value in asdict(config).items() if key != "out"} | {"device": device.type}

@@ -7,17 +7,18 @@ on top, and no kernel reaches a ceiling.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from scripts.benchmarks.hardware import PEAKS
-from scripts.benchmarks.roofline import StepNeeds, count_step
 from vitaos import cli
 from vitaos import config as configuration
 from vitaos.config import TrainConfig, key
+from vitaos.gpus import CEILINGS
 from vitaos.technique_names import TECHNIQUE_HELP
 
-TERABYTES_PER_S: Final = {"H100": 3.35, "H200": 4.8, "A100": 2.039}
-"""Of memory, from the makers' data sheets (H100 and H200 SXM, A100 80 GB SXM)."""
+if TYPE_CHECKING:
+    from scripts.benchmarks.roofline import StepNeeds
+
+GPUS: Final = ("H100", "H200", "A100")
 _IMAGENET: Final = 1_281_167
 
 
@@ -25,7 +26,7 @@ _IMAGENET: Final = 1_281_167
 class RooflineConfig(TrainConfig):
     """A training run, and the device that it is held against."""
 
-    gpu: str = key("H100", "whose ceilings, by its data sheet", choices=tuple(TERABYTES_PER_S))
+    gpu: str = key("H100", "whose ceilings, by its data sheet", choices=GPUS)
     tflops: float | None = key(None, "10^12 operations a second of products; null: the GPU's", above=0, high=1e9)
     terabytes_per_s: float | None = key(None, "10^12 bytes a second of memory; null: the GPU's", above=0, high=1e6)
     launch_us: float = key(
@@ -67,6 +68,8 @@ def command() -> None:
 
 def main(config: Any) -> None:
     """Count and print."""
+    from scripts.benchmarks.roofline import count_step  # noqa: PLC0415 - seconds to import, which --help does not need
+
     needs = count_step(config, classes_of(config))
     print("\n".join(table(config, needs)))
 
@@ -76,11 +79,14 @@ def classes_of(config: TrainConfig) -> int:
     return config.data.num_classes or 1000
 
 
-def bound_of(config: Any, needs: StepNeeds, *, compiled: bool) -> Bound:
+def bound_of(config: Any, needs: "StepNeeds", *, compiled: bool) -> Bound:
     """The bound of a configuration (:class:`RooflineConfig`), eager or compiled."""
-    half, single = PEAKS[config.gpu]
-    flops = 1e12 * config.tflops if config.tflops else (single if config.precision == "fp32" else half)
-    memory = 1e12 * (config.terabytes_per_s or TERABYTES_PER_S[config.gpu])
+    of_sheet = CEILINGS[config.gpu]
+    tflops = config.tflops or (of_sheet.single if config.precision == "fp32" else of_sheet.half)
+    terabytes = config.terabytes_per_s or of_sheet.memory
+    assert tflops is not None
+    assert terabytes is not None
+    flops, memory = 1e12 * tflops, 1e12 * terabytes
     batch = config.batch_size
     # The update comes once in a global step, whatever the micro-batches; it is fused already.
     share = 1 / config.accumulate
@@ -102,7 +108,7 @@ def is_compiled(config: Any) -> bool:
     return config.compile is not False and not (config.compile == "auto" and config.deterministic)
 
 
-def table(config: Any, needs: StepNeeds) -> list[str]:
+def table(config: Any, needs: "StepNeeds") -> list[str]:
     """What is needed, and what follows, in lines."""
     batch, size = config.batch_size, config.data.img_size
     enabled = " + ".join(configuration.enabled_techniques(config)) or "plain"

@@ -39,7 +39,7 @@ class Row:
         processor_ratio: the same of the processor time, which other programs on the machine disturb less (on a GPU it
             only shows what the host has to do).
         peak_bytes: most memory in use during its turns, other variants' models included.
-        utilisation: share of the device's peak that the plain model's FLOPs come to.
+        utilisation: share of the device's peak that the model's own FLOPs come to.
     """
 
     name: str
@@ -146,8 +146,12 @@ def measure_step(
         shift = number % len(keys)
         for key in keys[shift:] + keys[:shift]:
             variants[key].turn(steps)
-    flops = {mode: count_flops(makers[PLAIN], img_size, backward=mode == TRAIN) for mode in modes}
-    return [_row(key, variants, batch_size, flops[key[1]] / peak) for key in keys]
+    flops = {
+        (name, mode): count_flops(make, img_size, backward=mode == TRAIN)
+        for name, make in makers.items()
+        for mode in modes
+    }
+    return [_row(key, variants, batch_size, flops[key[:2]] / peak) for key in keys]
 
 
 def _row(key: Key, variants: Mapping[Key, Variant], batch_size: int, ideal_seconds: float) -> Row:

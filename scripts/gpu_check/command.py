@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from scripts.gpu_check.parts import PARTS, Context, NotHeldError, NothingRanError
 from vitaos.commands import read_keys
-from vitaos.runtime.world import DEVICES, choose_device
+from vitaos.runtime.processes import DEVICES
+from vitaos.runtime.world import choose_device
 
 KEYS: Final = ("out", "device", "data.root", "parts")
 USER_ERROR: Final = 2

@@ -127,7 +127,7 @@ def test_a_check_that_breaks_does_not_end_the_report(monkeypatch: pytest.MonkeyP
     def broken() -> Any:
         raise OSError("no /proc")
 
-    monkeypatch.setattr(command, "CHECKS", (broken, software.python))
+    monkeypatch.setattr(command, "of_the_machine", lambda: [broken, software.python])
     found = command.examine(None, str(tmp_path))
     assert [finding.status for finding in found][:2] == ["failed", "ok"]
     assert "no /proc" in found[0].detail

@@ -30,6 +30,10 @@ def test_steps_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["deeper", "train"].processor_ratio > 2
     assert found["plain", "train"].images_per_s == pytest.approx(4000 / found["plain", "train"].milliseconds)
     assert all(row.peak_bytes > 0 and 0 < row.utilisation < 1 for row in rows)
+    flops_of_two = [
+        found[name, "forward"].utilisation / found[name, "forward"].images_per_s for name in ("deeper", "plain")
+    ]
+    assert flops_of_two[0] / flops_of_two[1] > 1.5, "utilisation counts the deeper model's own FLOPs"
     assert count_flops(tiny_vit, 8, backward=True) > 2 * count_flops(tiny_vit, 8, backward=False)
     assert len(table(rows)) == 6
 

@@ -54,7 +54,7 @@ def test_utilization_is_three_forward_passes_of_the_peak(monkeypatch: pytest.Mon
     on_cpu = throughput(ALONE.device, processes=2, forward_flops=10**9)(500.0)
     assert (on_cpu["tflops"], on_cpu["mfu"]) == (pytest.approx(0.75), None)
     assert 0.1 < on_cpu["memory_gb"] < 100
-    names = {"NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA L40S": 362, "NVIDIA H100 PCIe": 756}
+    names = {"NVIDIA H100 80GB HBM3": 989.4, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA L40S": 362, "NVIDIA H100 PCIe": 756}
     for name, peak in names.items():
         monkeypatch.setattr("torch.cuda.get_device_name", lambda device, name=name: name)
         assert peak_flops(torch.device("cuda")) == pytest.approx(1e12 * peak)

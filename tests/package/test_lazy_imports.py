@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     *("train.py", "eval.py", "scripts/analyze.py", "scripts/export.py", "scripts/report.py"),
-    *("scripts/write_ffcv.py", "scripts/prepare_imagenet.py"),
+    *("scripts/write_ffcv.py", "scripts/prepare_imagenet.py", "scripts/doctor.py"),
 ]
 ANSWER = """
 import runpy, sys
@@ -34,6 +34,18 @@ def test_help_and_mistakes_are_answered_without_torch(command: str) -> None:
         answered = python(ANSWER.format(path=path, word=word, status=status))
         assert answered.returncode == 0, answered.stderr
         assert (answered.stdout if status == 0 else answered.stderr).strip()
+
+
+def test_every_benchmark_answers_without_torch() -> None:
+    """All take their keys in one process, then one answers: it is checked before what measures is imported."""
+    every = "import importlib, sys; from scripts.benchmark import COMMANDS; sys.path.insert(0, '.')"
+    every += "; [importlib.import_module(module) for module in COMMANDS.values()]"
+    done = python(f"{every}; assert not {{'torch', 'timm', 'ffcv'}} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+    step = ANSWER.format(path=str(ROOT / "scripts/benchmark.py"), word="step", status=2)
+    answered = python(step.replace("'step']", "'step', 'atnscale=true']"))
+    assert answered.returncode == 0, answered.stderr
+    assert "attnscale" in answered.stderr
 
 
 def test_timm_knows_the_names_whichever_is_imported_first() -> None:

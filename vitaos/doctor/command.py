@@ -15,15 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from vitaos.commands import read_keys
-from vitaos.doctor import data, gpu, host, software
 from vitaos.doctor.finding import Finding, failed
 from vitaos.version import describe_version
 
 KEYS: Final = ("data.root", "out", "json")
-CHECKS: Final[tuple[Callable[[], list[Finding]], ...]] = (
-    software.python, software.packages, gpu.cuda, gpu.gpus, gpu.nccl, software.ffcv, software.apex, software.compiler,
-    host.cores, host.threads, host.memory, host.limits, host.scheduler,
-)  # fmt: skip
 USER_ERROR: Final = 2
 
 
@@ -54,9 +49,22 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if counts["failed"] else 0
 
 
+def of_the_machine() -> list[Callable[[], list[Finding]]]:
+    """The checks that need no path."""
+    # They import torch, which --help and a mistyped key need not wait for.
+    from vitaos.doctor import gpu, host, software  # noqa: PLC0415
+
+    return [
+        software.python, software.packages, gpu.cuda, gpu.gpus, gpu.nccl, software.ffcv, software.apex,
+        software.compiler, host.cores, host.threads, host.memory, host.limits, host.scheduler,
+    ]  # fmt: skip
+
+
 def examine(data_root: str | None, out: str) -> "Sequence[Finding]":
     """All findings; a check that itself breaks is a finding too, and the others go on."""
-    checks: list[Callable[[], list[Finding]]] = [*CHECKS, lambda: data.out(out)]
+    from vitaos.doctor import data  # noqa: PLC0415  # as of_the_machine
+
+    checks = [*of_the_machine(), lambda: data.out(out)]
     if data_root is not None:
         checks.append(lambda: data.root(data_root))
     findings: list[Finding] = []

@@ -1,6 +1,5 @@
 """How well a run uses its machine: model FLOPs utilization and memory, for the line of each epoch."""
 
-import re
 import resource
 import sys
 from collections.abc import Callable
@@ -8,37 +7,19 @@ from typing import Any, Final
 
 import torch
 
+from vitaos.gpus import CEILINGS, find_gpu
+
 Throughput = Callable[[float], dict[str, Any]]
 """What the line of an epoch says of it, from the images/s of all processes together."""
 
 _TRAINING: Final = 3
 """A training step takes three times the operations of a forward pass: forward, and two products backward for each."""
 
-PEAK_TFLOPS: Final = (
-    *(
-        ("B200", 2250.0),
-        ("GB200", 2500.0),
-        ("H200", 989.0),
-        ("GH200", 989.0),
-        ("H100 PCIe", 756.0),
-        ("H100 NVL", 835.0),
-    ),
-    *(("H100", 989.0), ("A100", 312.0), ("A800", 312.0), ("A40", 149.7), ("A30", 165.0), ("A10", 125.0)),
-    *(("L40S", 362.0), ("L40", 181.0), ("L4", 121.0), ("V100", 125.0), ("T4", 65.0)),
-    *(("RTX 4090", 165.2), ("RTX 3090", 71.0), ("RTX A6000", 154.8), ("MI300X", 1307.0), ("MI250", 362.0)),
-)
-"""Dense matrix products in 16 bits, 10^12 operations a second, from the makers' data sheets; the first
-whose words are all in the card's name."""
-
 
 def peak_flops(device: torch.device) -> float | None:
     """Operations a second that the device can do at most in 16 bits; None where that is not known."""
-    if device.type != "cuda":
-        return None
-    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
-    if "MIG" in words:  # a slice of a card
-        return None
-    return next((1e12 * peak for key, peak in PEAK_TFLOPS if set(key.split()) <= words), None)
+    gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return None if gpu is None else 1e12 * CEILINGS[gpu].half
 
 
 def throughput(device: torch.device, *, processes: int, forward_flops: int | None) -> Throughput:

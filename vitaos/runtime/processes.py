@@ -5,6 +5,10 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Final
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+"""Where a process may be told to compute; auto: on a GPU where there is one."""
 
 
 def usable_cores() -> int:

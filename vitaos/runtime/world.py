@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-DEVICES: Final = ("auto", "cpu", "cuda")
+from vitaos.runtime.processes import DEVICES
+
 _COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
 """How long a collective may wait for a rank before it fails."""
 
