@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
@@ -33,6 +34,8 @@ _PLACES: Final = {
 }
 """Keywords of an optimizer that are said elsewhere."""
 _LARGEST: Final = 2**63 - 1
+_NOT_OF_TYPE: Final = re.compile(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)")
+_EXPECTED: Final = {"Integer": "a whole number", "Float": "a number"}
 
 
 def check(composed: DictConfig, declared: type[Config], given: Collection[str] = ()) -> Config:
@@ -98,9 +101,16 @@ def explain_known(key: str, reason: str, declared: type[Any]) -> str | None:
         return None
     if "is not Optional" in reason:
         return f"{key}=null: it needs a value"
+    if "is not a ListConfig" in reason:
+        return f"{key}: expected a list, as {key}=[A,B]"
+    if wrong := _NOT_OF_TYPE.match(reason):
+        return f"{key}={wrong[1]}: expected {_EXPECTED[wrong[2]]}"
     if "not in" in reason:
         *path, leaf = key.split(".")
-        return f"{key}: unknown key{suggest(leaf, _keys_at(declared, path))}"
+        names = _keys_at(declared, path)
+        inside = [f"{name}.{leaf}" for name in names if not path and leaf in _keys_at(declared, [name])]
+        known = f"; did you mean {' or '.join(inside)}? Valid: {', '.join(sorted(names))}" if inside else ""
+        return f"{key}: unknown key{known or suggest(leaf, names)}"
     return None
 
 
@@ -108,7 +118,7 @@ def _keys_at(declared: type[Any], path: list[str]) -> list[str]:
     level: Any = OmegaConf.structured(declared)
     for part in path:
         level = level[part] if level is not None and part in level else {}
-    return [str(key) for key in level] if level is not None else []
+    return [str(key) for key in level] if isinstance(level, (Mapping, DictConfig)) else []
 
 
 def _check_shapes(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> None:
@@ -140,8 +150,10 @@ def _check_values(section: Any, prefix: str) -> None:
         _check_finite(key, value)
         choices = declared.metadata.get("choices")
         if choices and value not in choices:
-            words = ", ".join(_word(choice) for choice in choices)
-            raise ConfigError(f"{key}={value}: not a valid choice; valid: {words}")
+            words = [_word(choice) for choice in choices]
+            near = did_you_mean(str(value), words)
+            valid = f"{near} Valid" if near.endswith("?") else "; valid"
+            raise ConfigError(f"{key}={value}: not a valid choice{valid}: {', '.join(words)}")
         if isinstance(value, int) and any(choice is True for choice in choices or ()):
             setattr(section, declared.name, bool(value))  # 0 and 1, as for every key that is true or false
         count = declared.metadata.get("count")
