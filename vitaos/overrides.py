@@ -85,7 +85,10 @@ def refuse_several_values(overrides: Sequence[str]) -> None:
     """
     for word in overrides:
         if _parse(word).is_sweep_override():
-            raise ConfigError(f"{word}: several values are a sweep; add -m to run each of them")
+            key, _, values = word.partition("=")
+            raise ConfigError(
+                f"{word}: several values are a sweep; add -m to run each of them, or brackets for one list: {key}=[{values}]"
+            )
 
 
 def check(overrides: Sequence[str], config_name: str, schema: type[Any]) -> None:

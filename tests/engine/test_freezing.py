@@ -21,7 +21,9 @@ def test_patterns_and_the_backbone() -> None:
     freeze(model, ["backbone"])
     assert [name for name, value in model.named_parameters() if value.requires_grad] == ["head.weight", "head.bias"]
     assert sum(len(group["params"]) for group in parameter_groups(model, 0.05)) == 2
-    with pytest.raises(ValueError, match=r"recipe\.freeze=block0\*: no parameter of that name; names are cls_token"):
+    with pytest.raises(
+        ValueError, match=r"freeze=block0\*: no parameter of that name; did you mean blocks\.\*\? Names are cls_token"
+    ):
         freeze(tiny_vit(), ["block0*"])
     with pytest.raises(ValueError, match="leaves nothing to train"):
         freeze(tiny_vit(), ["*"])
@@ -75,7 +77,10 @@ def test_the_rate_by_pattern_multiplies_that_of_the_layer() -> None:
     assert (scale["head.weight"], scale["head.bias"], scale["blocks.0.attn.qkv.weight"]) == (10, 10, 0)
     assert scale["blocks.1.attn.qkv.weight"] == 1.0  # 2 x 0.5 a layer
     assert scale["norm.weight"] == 0.5
-    for wrong, message in (({"haed.*": 1}, "no parameter is named haed"), ({"head.*": -1}, "between 0 and")):
+    for wrong, message in (
+        ({"haed.*": 1}, r"no parameter is named haed\.\*; did you mean head\.\*"),
+        ({"head.*": -1}, "between 0 and"),
+    ):
         with pytest.raises(ValueError, match=message):
             build_optimizer(model, lr=1.0, weight_decay=0.05, lr_scale=wrong)
 

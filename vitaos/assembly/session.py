@@ -101,13 +101,15 @@ class Outputs:
 def run_summary(config: TrainConfig, world: World, loaders: Loaders, model: nn.Module) -> str:
     """Model, data, steps and device of a run in three lines."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    share = "" if trained == parameters else f" ({trained:,} trained)"
     enabled = ", ".join(enabled_techniques(config)) or "plain"
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "the CPU"
     per_step = config.batch_size * config.accumulate * world.size
     total_steps = builders.build_settings(config).total_steps(loaders.train.steps_per_epoch)
     return "\n".join(
         [
-            f"model   {_model_name(config)} ({enabled}), {parameters:,} parameters, {config.precision}",
+            f"model   {_model_name(config)} ({enabled}), {parameters:,} parameters{share}, {config.precision}",
             f"data    {config.data.name}, {loaders.num_classes} classes, {loaders.train.images_per_epoch:,} images "
             f"an epoch, {loaders.val.num_images:,} held out",
             f"steps   {total_steps:,} of {per_step:,} images "

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from vitaos.suggest import did_you_mean
+
 BACKBONE: Final = "backbone"
 """The pattern that means every parameter outside the classifier."""
 
@@ -31,9 +33,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         found = _outside_classifier(model) if pattern == BACKBONE else fnmatch.filter(names, pattern)
         if not found:
-            raise ValueError(
-                f"recipe.freeze={pattern}: no parameter of that name; names are {', '.join(names[:4])}, ..."
-            )
+            raise ValueError(f"recipe.freeze={pattern}: no parameter of that name{nearest(pattern, names, BACKBONE)}")
         frozen |= set(found)
     if frozen and len(frozen) == len(names):
         raise ValueError(f"recipe.freeze={list(patterns)} leaves nothing to train")
@@ -63,6 +63,12 @@ def frozen_modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]
     if patterns:
         visit(model, "")
     return found
+
+
+def nearest(pattern: str, names: Sequence[str], *words: str) -> str:
+    """The end of a message about a pattern that fits none of `names`: the nearest patterns (or words), and some names."""
+    modules = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names if "." in name)
+    return f"{did_you_mean(pattern, [*words, *modules, *names])} Names are {', '.join(names[:4])}, ..."
 
 
 def _outside_classifier(model: Any) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
+from vitaos.engine.freezing import nearest
 from vitaos.suggest import did_you_mean
 
 _TABLES = ("*pos_embed*", "*cls_token*", "*reg_token*", "*relative_position_bias_table*")
@@ -169,8 +170,8 @@ def scales_by_pattern(model: nn.Module, lr_scale: Mapping[str, float]) -> dict[i
     for pattern, factor in lr_scale.items():
         names = fnmatch.filter(parameters, pattern)
         if not names:
-            known = ", ".join(list(parameters)[:4])
-            raise ValueError(f"recipe.lr_scale: no parameter is named {pattern}; names are {known}, ...")
+            near = nearest(pattern, list(parameters))
+            raise ValueError(f"recipe.lr_scale: no parameter is named {pattern}{near}")
         if not factor >= 0 or factor > _LARGEST_SCALE:
             raise ValueError(f"recipe.lr_scale.{pattern}={factor}: it must be between 0 and {_LARGEST_SCALE:g}")
         scales |= {id(parameters[name]): factor for name in names}
