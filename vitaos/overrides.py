@@ -87,7 +87,8 @@ def refuse_several_values(overrides: Sequence[str]) -> None:
         if _parse(word).is_sweep_override():
             key, _, values = word.partition("=")
             raise ConfigError(
-                f"{word}: several values are a sweep; add -m to run each of them, or brackets for one list: {key}=[{values}]"
+                f"{word}: several values are a sweep; add -m to run each of them, "
+                f"or brackets for one list: {key}=[{values}]"
             )
 
 

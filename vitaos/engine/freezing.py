@@ -66,7 +66,7 @@ def frozen_modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]
 
 
 def nearest(pattern: str, names: Sequence[str], *words: str) -> str:
-    """The end of a message about a pattern that fits none of `names`: the nearest patterns (or words), and some names."""
+    """The end of a message about a pattern that fits none of `names`: the nearest patterns or words, some names."""
     modules = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names if "." in name)
     return f"{did_you_mean(pattern, [*words, *modules, *names])} Names are {', '.join(names[:4])}, ..."
 
