@@ -38,7 +38,7 @@ class Contention(NamedTuple):
 def measure_contention(loader: TrainLoader, *, seconds: float = 5.0) -> Contention:
     """Time small operations alone, and beside a loader whose batches another thread takes as they come."""
     numbers = torch.zeros(8)
-    list(loader.epoch(0))  # a process of its own has started by then
+    next(loader.epoch(0))  # a process of its own has started by then
 
     def operations() -> float:
         begin = time.perf_counter()

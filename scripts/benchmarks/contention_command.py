@@ -43,7 +43,10 @@ def main(config: Any) -> None:
     print("workers  decoding in     alone    beside  factor  waits   images/s")
     for workers in config.workers:
         for where in ("threads", "process"):
-            found = measure_sleeping(config, workers, own_process=where == "process")
+            found = measure_sleeping(
+                config.beton, workers, decode_ms=config.decode_ms, img_size=config.img_size,
+                batch_size=config.batch_size, seconds=config.seconds, own_process=where == "process",
+            )  # fmt: skip
             print(
                 f"{workers:7d}  {where:11s} {found.alone_ms:6.2f} ms {found.beside_ms:6.2f} ms  x{found.factor:5.2f} "
                 f"{found.waits_beside:6.1f} "

@@ -10,17 +10,25 @@ from typing import Any, Final
 
 from torch import nn
 
+from scripts.benchmarks.contention import OPERATIONS, Contention, measure_contention
 from scripts.benchmarks.hardware import describe
+from scripts.benchmarks.sleeping_loader import measure_sleeping
 from vitaos.assembly import builders
 from vitaos.assembly.teacher import build_teacher
 from vitaos.assembly.training import build_trainer
 from vitaos.batch import Batch
+from vitaos.data import default_workers
+from vitaos.data.ffcv.loader import FfcvTrainLoader
 from vitaos.engine.distillation import Teacher
 from vitaos.engine.protocols import TrainLoader
 from vitaos.runtime.world import World, initialize, shutdown
 
 ROUNDS: Final = 3
 WARMUP: Final = 3  # steps before the clock starts
+CONTENTION_SECONDS: Final = 3.0
+SLEEP_MS: Final = 0.6  # about what a core takes to decode a photograph and cut out a crop
+SLEEPING_BATCH: Final = 256
+SLEEPING_SIZE: Final = 64  # pixels
 SHORTEST: Final = 4 * WARMUP  # steps of a measurement: several readings after the first
 
 
@@ -83,9 +91,31 @@ def main(config: Any) -> None:
             rates["loader alone"].append(_loader_rate(loaders.train, steps, config, world))
             rates["steps alone"].append(_run_rate(same, steps, config, **shared))
             rates["whole"].append(_run_rate(loaders.train, steps, config, **shared))
+        contention = _contention(loaders.train, config)
     if world.is_main:
         _print_rates(rates, config, world)
+        for beside, found in contention.items():
+            print(
+                f"training thread beside {beside}: x{found.factor:.2f} ({OPERATIONS} small operations, "
+                f"{found.alone_ms:.2f} ms alone, {found.waits_beside:.1f} waits; {found.images_per_s:,.0f} images/s)"
+            )
     shutdown()
+
+
+def _contention(loader: TrainLoader, config: Any) -> dict[str, Contention]:
+    """How much the run's loader slows the thread that launches operations: as it is, which also shows cores that lack,
+    and, of FFCV files, with a sleep in place of decoding, which shows the interpreter's lock alone.
+    """
+    found = {"this loader": measure_contention(loader, seconds=CONTENTION_SECONDS)}
+    if isinstance(loader, FfcvTrainLoader):
+        loader.close()
+        workers = default_workers() if config.data.workers is None else config.data.workers
+        found[f"{max(1, workers)} threads that sleep {SLEEP_MS} ms for decoding"] = measure_sleeping(
+            loader.path, workers, decode_ms=SLEEP_MS, img_size=SLEEPING_SIZE,
+            batch_size=min(SLEEPING_BATCH, loader.images_per_epoch), seconds=CONTENTION_SECONDS,
+            own_process=loader.own_process,
+        )  # fmt: skip
+    return found
 
 
 def _loader_rate(loader: TrainLoader, steps: int, config: Any, world: World) -> float:

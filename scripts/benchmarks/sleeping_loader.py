@@ -33,25 +33,26 @@ def sleep_for_decoding(seconds: float) -> None:
     batch_pool.crop_and_resize = lambda *_: None
 
 
-def measure_sleeping(config: Any, workers: int, *, own_process: bool) -> Contention:
-    """The contention of a loader over `config.beton` that sleeps; see ContentionConfig."""
+def measure_sleeping(
+    path: str | Path, workers: int, *, decode_ms: float, img_size: int, batch_size: int, seconds: float,
+    own_process: bool,
+) -> Contention:  # fmt: skip
+    """The contention of a loader over a beton that sleeps; see ContentionConfig. From then on this process's do."""
     torch.set_num_threads(1)
-    seconds = config.decode_ms / 1000
-    sleep_for_decoding(seconds)
-    beton = open_beton(config.beton)
-    order = TrainOrder(len(beton), config.batch_size, 1, 0, 1, seed=0, repeats=1)
-    loader = FfcvTrainLoader(beton, order, CropSettings(), img_size=config.img_size, workers=workers)
+    sleep_for_decoding(decode_ms / 1000)
+    beton = open_beton(path)
+    order = TrainOrder(len(beton), batch_size, 1, 0, 1, seed=0, repeats=1)
+    loader = FfcvTrainLoader(beton, order, CropSettings(), img_size=img_size, workers=workers)
     if own_process:
         loader.close()
-        options = PoolOptions(
-            beton.path, False, config.img_size, "bicubic", workers, 2, "skip", CropSettings(), order.seed
-        )
+        options = PoolOptions(beton.path, False, img_size, "bicubic", workers, 2, "skip", CropSettings(), order.seed)
         program = (
             f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n"
-            f"from scripts.benchmarks.sleeping_loader import sleep_for_decoding\nsleep_for_decoding({seconds!r})\n"
+            "from scripts.benchmarks.sleeping_loader import sleep_for_decoding\n"
+            f"sleep_for_decoding({decode_ms / 1000!r})\n"
         )
         loader._pool = ProcessPool(
-            options, len(beton), batch_size=config.batch_size, pin_memory=False, program=program + PROGRAM
+            options, len(beton), batch_size=batch_size, pin_memory=False, program=program + PROGRAM
         )
     with closing(loader):
-        return measure_contention(loader, seconds=config.seconds)
+        return measure_contention(loader, seconds=seconds)

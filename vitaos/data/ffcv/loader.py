@@ -29,6 +29,9 @@ class FfcvTrainLoader:
         img_size, resize, workers, prefetch, pin_memory, on_bad: as :class:`BatchPool`.
         own_process: the threads work in a process of their own (:mod:`process_pool`), beside this interpreter.
         in_memory: that process reads the beton into memory.
+
+    Attributes:
+        path, own_process: the file, and whether another process decodes it.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class FfcvTrainLoader:
         workers: int = 1, prefetch: int = 2, pin_memory: bool = False, on_bad: OnBad = "skip",
         own_process: bool = False, in_memory: bool = False,
     ) -> None:  # fmt: skip
+        self.path, self.own_process = beton.path, own_process
         self._order = order
         self.announce: Announce | None = None
         self._pool: BatchPool | ProcessPool
