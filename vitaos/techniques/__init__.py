@@ -67,6 +67,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
 
 Model = TypeVar("Model", bound=nn.Module)
 Flag = bool | Mapping[str, Any] | None
+_KINDS: Final = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a name"}
 _RECORD: Final = "vitaos_techniques"  # attribute of a model: name -> options of what is attached
 
 
@@ -198,7 +199,7 @@ def _checked(name: str, key: str, value: Any, default: Any) -> Any:
     else:
         fits = isinstance(value, int | (float if isinstance(default, float) else int)) and math.isfinite(value)
     if not fits:
-        raise ValueError(f"{name}: {key} must be a {type(default).__name__}, finite if a number, not {value!r}.")
+        raise ValueError(f"{name}: {key} must be {_KINDS[type(default)]}, not {value!r}.")
     return type(default)(value)
 
 

@@ -100,9 +100,10 @@ def phases(trainer: Trainer, batch: Batch) -> Iterator[tuple[str, Any]]:
         made["images"], made["targets"] = trainer.transform(on_device, epoch=0, step=trainer.progress.step)
 
     def forward() -> None:
-        with trainer.precision.autocast():
-            logits = trainer.network(made["images"])
-        made["loss"] = trainer.loss(logits, made["targets"])
+        with trainer._pass_of_step(trainer.progress.step) as terms:  # what techniques add to the loss is part of it
+            with trainer.precision.autocast():
+                logits = trainer.network(made["images"])
+            made["loss"] = sum(terms.values(), trainer.loss(logits, made["targets"]))
 
     def backward() -> None:
         made["loss"].backward(trainer.update.loss_gradient(made["loss"], 1.0))
