@@ -5,6 +5,10 @@
 Words are those of ``train.py`` (the data are random images). Inductor makes its kernels, and none is built: a minute at
 depth 12. Augmentation and update, which are not compiled, are counted as ``budget.py`` counts them. Prints one JSON
 object; ``kernels`` are those that move most, like ones together: megabytes an image, how many, what they compute.
+
+``compile=max-autotune`` takes Triton's products wherever they are faster than cuBLAS, and only into those it computes
+what comes before and after; no time can be taken here, so that all products are taken to be Triton's: the least it may
+move.
 """
 
 import json
@@ -13,7 +17,7 @@ from collections import Counter
 from typing import Any, Final
 from unittest.mock import patch
 
-from torch._inductor import async_compile
+from torch._inductor import async_compile, select_algorithm
 from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 
@@ -44,12 +48,20 @@ def count(trainer: Trainer) -> dict[str, Any]:
         found["backward" if graph.is_backward else "forward"] = kernels
         return made
 
+    def choose(chooser: Any, name: str, choices: list[Any], *args: Any, **keywords: Any) -> Any:
+        of_triton: list[Any] = [
+            choice for choice in choices if isinstance(choice, select_algorithm.TritonTemplateCaller)
+        ]
+        return autotune(chooser, name, (of_triton or choices)[:1], *args, **keywords)
+
+    autotune = select_algorithm.AlgorithmSelectorCache.__call__
     images, nbytes = trainer.settings.batch_size, {}
     trainer.network.train()
     with (
         patch.object(GraphLowering, "codegen", counted),
         patch.object(async_compile.AsyncCompile, "triton", lambda *_, **__: _Unbuilt()),
-        inductor.patch(fx_graph_cache=False),
+        patch.object(select_algorithm.AlgorithmSelectorCache, "__call__", choose),
+        inductor.patch(fx_graph_cache=False, max_autotune_gemm_backends="TRITON"),
     ):
         batches = trainer.loader.epoch(0)
         for _, call in phases(trainer, next(batches)):  # compiles, and makes the optimizer's state
@@ -92,4 +104,6 @@ def _most(found: dict[str, Kernels], images: int) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(count(build_trainer([*sys.argv[1:], "compile=true"])), indent=1))
+    words = sys.argv[1:]
+    asked = [] if any(word.startswith("compile=") for word in words) else ["compile=true"]
+    print(json.dumps(count(build_trainer([*words, *asked])), indent=1))
