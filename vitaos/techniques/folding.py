@@ -54,6 +54,19 @@ def bands_of_output(block: Any) -> tuple[Entries, Bands | None]:
     return entries[1:], entries[0][1].bands(block)
 
 
+def bands_of_windows(block: Any, size: tuple[int, ...]) -> tuple[Entries, Bands | None]:
+    """As :func:`bands_of_output`, where attention has the tokens of a map (height, width) in windows.
+
+    Their order is of no consequence to a mean over all; padding, which windows then hold as well, and a mean of each
+    window within, are.
+    """
+    entries: Entries = block.post_attention
+    padded = any(side % window for side, window in zip(size, block.window_size, strict=True))
+    if not entries or padded or bands_of_map(block.attn)[1] is not None:
+        return entries, None
+    return bands_of_output(block)
+
+
 def _projection_folds(attention: Any) -> bool:
     """Whether the projection is nothing but its weights: no other class, no hook that would miss its call."""
     return type(attention.proj) is nn.Linear and not _is_watched(attention.proj)

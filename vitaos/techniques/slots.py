@@ -51,7 +51,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from vitaos.techniques.bands import Bands
-from vitaos.techniques.folding import bands_of_output, project
+from vitaos.techniques.folding import bands_of_output, bands_of_windows, project
 from vitaos.techniques.slot_calls import (
     Attend,
     AttentionSlots,
@@ -120,7 +120,12 @@ class SlottedTalkingHeadAttention(AttentionSlots, TalkingHeadAttn):
 
 
 class SlottedWindowAttention(AttentionSlots, WindowAttention):
-    """timm's window attention of Swin with slots; N is the number of tokens of a window, masked ones included."""
+    """timm's window attention of Swin with slots; N is the number of tokens of a window, masked ones included.
+
+    ``of_map`` is what the block asks of the projection while it runs: images, and bands over the tokens of each.
+    """
+
+    of_map: tuple[int, Bands] | None = None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B * windows, N, C) -> the same; mask: additive (windows, N, N), or None where windows are not shifted."""
@@ -138,8 +143,12 @@ class SlottedWindowAttention(AttentionSlots, WindowAttention):
         else:
             scores_BHNM = (q_BHND * self.scale) @ k_BHND.transpose(-2, -1) + bias
             attend = attend_with_map(self, scores_BHNM if mask is None else scores_BHNM + mask)
-        z_BNC, of_map = mix_values(self, x, attend, v_BHND)
-        return self.proj_drop(project(self, z_BNC, v_BHND, of_map, None))
+        z_BNC, of_windows = mix_values(self, x, attend, v_BHND)
+        if self.of_map is None:
+            return self.proj_drop(project(self, z_BNC, v_BHND, of_windows, None))
+        images, bands = self.of_map
+        y_BNC = project(self, z_BNC.reshape(images, -1, z_BNC.shape[-1]), v_BHND, None, bands)
+        return self.proj_drop(y_BNC.view(B, N, -1))
 
 
 class SlottedBlock(BlockSlots, Block):
@@ -187,8 +196,12 @@ class SlottedSwinBlock(BlockSlots, SwinTransformerBlock):
         enter(self)
         shape = x.shape
         x_BNC = x.flatten(1, 2)
+        attention: Any = self.attn
+        post_attention, bands = bands_of_windows(self, shape[1:3])
+        attention.of_map = None if bands is None else (shape[0], bands)
         y_BNC = self._attn(self.norm1(enter_attention(self, x_BNC).view(shape))).flatten(1, 2)
-        x_BNC = residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(run_slot(self.post_attention, self, y_BNC))))
+        attention.of_map = None
+        x_BNC = residual(self.skip_gain, x_BNC, self.drop_path1(self.ls1(run_slot(post_attention, self, y_BNC))))
         x_BNC = run_slot(self.tokens, self, x_BNC)
         x_BNC = x_BNC + self.drop_path2(self.ls2(run_mlp(self, x_BNC)))
         return leave(self, x_BNC).view(shape)
