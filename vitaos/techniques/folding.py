@@ -12,6 +12,7 @@ adds. Source: the identity is derived in the head of ``bands``; nothing random m
 projection what belongs behind it is computed directly.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,14 +58,11 @@ def bands_of_output(block: Any) -> tuple[Entries, Bands | None]:
 def bands_of_windows(block: Any, size: tuple[int, ...]) -> tuple[Entries, Bands | None]:
     """As :func:`bands_of_output`, where attention has the tokens of a map (height, width) in windows.
 
-    Their order is of no consequence to a mean over all; padding, which windows then hold as well, and a mean of each
-    window within, are.
+    Their order is of no consequence to a mean over all; padding, which windows then hold as well, is.
     """
     entries: Entries = block.post_attention
     padded = any(side % window for side, window in zip(size, block.window_size, strict=True))
-    if not entries or padded or bands_of_map(block.attn)[1] is not None:
-        return entries, None
-    return bands_of_output(block)
+    return (entries, None) if padded else bands_of_output(block)
 
 
 def _projection_folds(attention: Any) -> bool:
@@ -108,6 +106,29 @@ def project(attention: Any, z_BNK: Tensor, v_BHND: Tensor, inner: Bands | None, 
         return fold_and_project(z_BNK, v_BHND, projection, dtype, sizes_BN)
     with torch.autocast(device, enabled=False):
         return fold_and_project(z_BNK.to(dtype), v_BHND, projection, dtype, sizes_BN)
+
+
+def project_windows(
+    attention: Any, z_BNK: Tensor, v_BHND: Tensor, inner: Bands | None, of_map: tuple[int, Bands]
+) -> Tensor:
+    """:func:`project` for tokens in windows, B = images x windows; ``of_map``: images, and bands over all their tokens.
+
+    With all windows of an image in a row, that is :func:`project`, but for the inner bands, whose mean of the values is
+    the window's own: G W (m (mean of the window - mean of the image)) is added to its tokens.
+    """
+    images, outer = of_map
+    B, N, K = z_BNK.shape
+    v_IHMD = v_BHND.transpose(1, 2).reshape(images, -1, *v_BHND.shape[1::2]).transpose(1, 2)
+    y_BNC = project(attention, z_BNK.reshape(images, -1, K), v_IHMD, inner, outer).view(B, N, -1)
+    if inner is None:
+        return y_BNC
+    device = z_BNK.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+        mean_IWK = token_mean(v_BHND).reshape(images, -1, K)
+        own_BK = (mean_IWK - mean_IWK.mean(1, keepdim=True)).flatten(0, 1)
+        high, direct = (_by_channel(part, v_BHND.shape[-1]) for part in inner)
+        vector_BC = F.linear((direct - high) * own_BK, at_least_float32(attention.proj.weight)) * (1 + wide(outer.high))
+        return y_BNC + vector_BC.to(y_BNC.dtype).unsqueeze(1)
 
 
 def fold_and_project(

@@ -51,7 +51,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from vitaos.techniques.bands import Bands
-from vitaos.techniques.folding import bands_of_output, bands_of_windows, project
+from vitaos.techniques.folding import bands_of_output, bands_of_windows, project, project_windows
 from vitaos.techniques.slot_calls import (
     Attend,
     AttentionSlots,
@@ -146,9 +146,7 @@ class SlottedWindowAttention(AttentionSlots, WindowAttention):
         z_BNC, of_windows = mix_values(self, x, attend, v_BHND)
         if self.of_map is None:
             return self.proj_drop(project(self, z_BNC, v_BHND, of_windows, None))
-        images, bands = self.of_map
-        y_BNC = project(self, z_BNC.reshape(images, -1, z_BNC.shape[-1]), v_BHND, None, bands)
-        return self.proj_drop(y_BNC.view(B, N, -1))
+        return self.proj_drop(project_windows(self, z_BNC, v_BHND, of_windows, self.of_map))
 
 
 class SlottedBlock(BlockSlots, Block):
