@@ -16,6 +16,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
 from timm.models.volo import VOLO
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import vitaos
 from vitaos.techniques.sites import find_sites, kind_of
@@ -162,6 +163,24 @@ def test_a_strange_block_among_known_ones_is_refused_by_name(name: str, path: st
     model.set_submodule(path, torch.nn.Identity())
     with pytest.raises(ValueError, match=rf"{path} is a torch\..*Identity"):
         find_sites(model)
+
+
+@pytest.mark.parametrize("name", ["EVA-02", "BEiT", "Swin V2", "RelPos", "NaFlexViT", "VOLO", "CrossViT"])
+def test_both_techniques_add_two_small_products_a_block_at_most(name: str) -> None:
+    """Counted without a value: means through the projection, C x C an image (a window) and a block."""
+    counts = []
+    for words in ({}, dict.fromkeys(IDENTITIES, True)):
+        with torch.device("meta"), torch.no_grad():
+            model = MODELS[name]().requires_grad_(False).eval()
+            model = vitaos.attach(model, **words).requires_grad_(False) if words else model
+            with FlopCounterMode(display=False) as counter:
+                model(torch.empty(1, 3, 32, 32))
+        counts.append(counter.get_total_flops())
+    windows = [getattr(site.block, "window_area", 0) for site in find_sites(model)]
+    tokens = 16 * 16  # of Swin V2's first stage; its second has a quarter
+    most = sum(2 * 2 * site.dim**2 * (max(1, tokens // area) if area else 1)
+               for site, area in zip(find_sites(model), windows, strict=True))  # fmt: skip
+    assert counts[0] < counts[1] <= counts[0] + most
 
 
 @pytest.mark.parametrize(
