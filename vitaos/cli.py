@@ -29,6 +29,7 @@ from vitaos.version import describe_version
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
+_MERGING = "Error merging override "
 _OF_PATHS = {
     errno.ENOENT,
     errno.EEXIST,
@@ -192,7 +193,15 @@ def _explain(error: Exception, schema: type[Any]) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         key, reason = str(cause.full_key), str(cause.msg).splitlines()[0]
         return config_check.explain_known(key, reason, schema) or f"{key}: {reason}"
-    return str(error).split("\nConfig search path", maxsplit=1)[0].strip()
+    message = str(error).split("\nConfig search path", maxsplit=1)[0].strip()
+    if (
+        message.startswith(_MERGING) and cause is not None
+    ):  # the reason stands below, with a place inside the value in the place of the key
+        while cause is not None and not isinstance(cause, OmegaConfBaseException):
+            cause = cause.__cause__
+        inner = "expected a list of lists, as [[A,B],[C,D]]" if "not a ListConfig" in str(cause) else str(cause)
+        return f"{message.removeprefix(_MERGING)}: {inner.splitlines()[0]}"
+    return message
 
 
 def _explain_empty_group(words: Sequence[str], config_name: str) -> str | None:

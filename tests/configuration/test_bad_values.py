@@ -86,6 +86,7 @@ def compose(*words: str) -> Any:
         ("data.root=${oc.env:NOT_SET_ANYWHERE}", "data.root=${oc.env:NOT_SET_ANYWHERE}: Environment variable"),
         ("data.workers=100000000000000000000", "data.workers=1"),
         ("recipe.lr=0", "recipe.lr=0"),
+        ("recipe.img_size_schedule=[0,16]", "recipe.img_size_schedule=[0,16]: expected a list of lists, as [[A,B]"),
         ("recipe.lr=fast", "recipe.lr=fast: expected a number"),
         ("recipe.decay_milestones=3", "recipe.decay_milestones: expected a list, as recipe.decay_milestones=[A,B]"),
         ("recipe.loss=bcee", "recipe.loss=bcee: not a valid choice; did you mean bce? Valid: cross_entropy, bce, jsd"),
