@@ -194,9 +194,8 @@ def _explain(error: Exception, schema: type[Any]) -> str:
         key, reason = str(cause.full_key), str(cause.msg).splitlines()[0]
         return config_check.explain_known(key, reason, schema) or f"{key}: {reason}"
     message = str(error).split("\nConfig search path", maxsplit=1)[0].strip()
-    if (
-        message.startswith(_MERGING) and cause is not None
-    ):  # the reason stands below, with a place inside the value in the place of the key
+    if message.startswith(_MERGING) and cause is not None:
+        # The reason stands further down the chain, with a place inside the value where the key should be.
         while cause is not None and not isinstance(cause, OmegaConfBaseException):
             cause = cause.__cause__
         inner = "expected a list of lists, as [[A,B],[C,D]]" if "not a ListConfig" in str(cause) else str(cause)
