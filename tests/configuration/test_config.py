@@ -134,7 +134,7 @@ def test_recipes_are_the_release_s(name: str) -> None:
         (["+model.heads=3"], ["model.heads", "keywords"]),
         (["model=deit_s25"], ["model/deit_s25", "deit_s24", "swin_s"]),
         (["data=cifar"], ["data/cifar", "imagefolder"]),
-        (["epochs=many"], ["epochs", "many", "Integer"]),
+        (["epochs=many"], ["epochs=many", "whole number"]),
         (["precision=fp8"], ["precision=fp8", "bf16, fp16, fp32"]),
         (["device=tpu"], ["device=tpu", "auto, cpu, cuda"]),
         (["attnscale=maybe"], ["attnscale=maybe", "true, false"]),
