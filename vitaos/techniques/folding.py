@@ -12,14 +12,13 @@ adds. Source: the identity is derived in the head of ``bands``; nothing random m
 projection what belongs behind it is computed directly.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitaos.dtypes import at_least_float32
+from vitaos.dtypes import at_least_float32, no_autocast
 from vitaos.techniques.bands import Bands, MapBands, Projection, TokenBands, Weight, in_turn, wide
 from vitaos.techniques.fold_function import applies, project_fused
 from vitaos.techniques.recombine import token_mean
@@ -122,8 +121,7 @@ def project_windows(
     y_BNC = project(attention, z_BNK.reshape(images, -1, K), v_IHMD, inner, outer).view(B, N, -1)
     if inner is None:
         return y_BNC
-    device = z_BNK.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+    with no_autocast(z_BNK.device.type):
         mean_IWK = token_mean(v_BHND).reshape(images, -1, K)
         own_BK = (mean_IWK - mean_IWK.mean(1, keepdim=True)).flatten(0, 1)
         high, direct = (_by_channel(part, v_BHND.shape[-1]) for part in inner)
