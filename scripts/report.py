@@ -38,7 +38,7 @@ from vitaos import techniques
 from vitaos.assembly.model_cost import ModelCosts
 from vitaos.models import BACKBONES
 from vitaos.study.cells import build_study
-from vitaos.study.choice import choose_by_held_out
+from vitaos.study.choice import Choice, choose_by_held_out
 from vitaos.study.report import write_report
 from vitaos.study.runs import read_runs
 
@@ -53,7 +53,7 @@ def main(config: ReportConfig) -> None:
         print(f"damaged, left out: {damaged.path}: {damaged.reason}")
     if not runs:
         raise ValueError(f"runs={config.runs}: no readable run folder there (a run folder holds config.yaml)")
-    choices: list[str] = []
+    choices: list[Choice] = []
     if config.choose is not None:
         runs, choices = choose_by_held_out(runs, config.choose)
     study = build_study(

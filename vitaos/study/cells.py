@@ -16,6 +16,7 @@ from scipy.stats import ttest_ind
 
 from vitaos.config import LOCAL, TrainConfig, added_keys, marked_keys
 from vitaos.study.budget import Budget, CostOf, budget_of, excess
+from vitaos.study.choice import Choice
 from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
 
 __all__ = [
@@ -101,7 +102,7 @@ class Study:
         notes: comparisons that could not be made and why.
         unreadable: run folders with damaged files.
         tolerance: how much more than plain a technique may cost and still be compared, as a share.
-        choices: what was chosen for each technique on held-out images, a line each.
+        choices: what every setting tried of a key, and which value of it was taken on held-out images.
     """
 
     cells: tuple[Cell, ...]
@@ -110,7 +111,7 @@ class Study:
     notes: tuple[str, ...]
     unreadable: tuple[UnreadableRun, ...] = ()
     tolerance: float = TOLERANCE
-    choices: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def techniques(self) -> list[str]:

@@ -5,27 +5,76 @@ so that nothing is chosen on the images that the report counts.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Final
 
 from vitaos.study.run_files import read_top1
 from vitaos.study.runs import Run
 
-__all__ = ["HELD_OUT", "choose_by_held_out"]
+__all__ = ["HELD_OUT", "Choice", "Trial", "choose_by_held_out", "values_of"]
 
 HELD_OUT: Final = "held_out"
 
 
-def choose_by_held_out(runs: Sequence[Run], key: str) -> tuple[list[Run], list[str]]:
+@dataclass(frozen=True)
+class Trial:
+    """The finished runs of a setting that have one value of the tuned key.
+
+    Attributes:
+        value: of the key.
+        runs: that have it, a seed each.
+        held_out: their top-1 on held-out images, mean over seeds; None where nothing had to be chosen.
+    """
+
+    value: Any
+    runs: tuple[Run, ...]
+    held_out: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a setting (model, dataset, depth, technique) tried of a key, and what was taken.
+
+    Attributes:
+        key: of the configuration.
+        trials: in the order of their values.
+        value: the one that was taken.
+    """
+
+    key: str
+    trials: tuple[Trial, ...]
+    value: Any
+
+    @property
+    def run(self) -> Run:
+        """Any run of the setting: it names model, dataset, dose, depth and technique."""
+        return self.trials[0].runs[0]
+
+    @property
+    def line(self) -> str:
+        """What was taken, out of what, and by which accuracies."""
+        run = self.run
+        blocks = "" if run.depth is None else f", {run.depth} blocks"
+        tried = ", ".join(f"{trial.value}: {trial.held_out:.2f}% (n = {len(trial.runs)})" for trial in self.trials)
+        seeds = max(len(trial.runs) for trial in self.trials)
+        fewer = [str(trial.value) for trial in self.trials if len(trial.runs) < seeds]
+        left_out = f"; with fewer seeds, not to be taken: {', '.join(fewer)}" if fewer else ""
+        setting = f"{run.model}{blocks}, {run.technique}"
+        return f"{setting}: {self.key}={self.value}, best on held-out images of {tried}{left_out}."
+
+
+def choose_by_held_out(runs: Sequence[Run], key: str) -> tuple[list[Run], list[Choice]]:
     """Keep, of the finished runs of a model, dataset, depth and technique, those with the best value of a key.
+
+    The best is taken of the values that have the most seeds: the mean of fewer is left out of the choice.
 
     Args:
         runs: all runs, finished or not.
         key: of the configuration, ``recipe.lr`` for one.
 
     Returns:
-        The runs that are left, and a line for each choice: what was taken, out of what, and by which accuracies (mean
-        over the seeds of a value).
+        The runs that are left, and what every setting tried.
 
     Raises:
         ValueError: no run has the key; or a choice has to be made and a run has no accuracy on held-out images. The
@@ -37,22 +86,39 @@ def choose_by_held_out(runs: Sequence[Run], key: str) -> tuple[list[Run], list[s
     for run in runs:
         if run.is_finished:
             cell = (run.model, str(run.config.get("data.name")), run.depth, run.technique)
-            groups.setdefault(cell, {}).setdefault(run.config.get(key), []).append(run)
+            groups.setdefault(cell, {}).setdefault(_value(run, key), []).append(run)
+    choices = [_choose(key, by_value) for by_value in groups.values()]
     left = [run for run in runs if not run.is_finished]
-    lines = []
-    for (model, _, depth, technique), by_value in groups.items():
-        best = next(iter(by_value))
-        if len(by_value) > 1:
-            accuracies = {value: mean(map(_held_out_top1, tuned)) for value, tuned in by_value.items()}
-            best = max(accuracies, key=lambda value: accuracies[value])
-            tried = ", ".join(
-                f"{value}: {accuracies[value]:.2f}% (n = {len(by_value[value])})"
-                for value in sorted(accuracies, key=str)
-            )
-            blocks = "" if depth is None else f", {depth} blocks"
-            lines.append(f"{model}{blocks}, {technique}: {key}={best}, best on held-out images of {tried}.")
-        left += by_value[best]
-    return left, lines
+    for choice in choices:
+        left += next(trial.runs for trial in choice.trials if trial.value == choice.value)
+    return left, choices
+
+
+def values_of(choices: Sequence[Choice]) -> list[Any]:
+    """All values that any setting tried: numbers by size, then anything else by its text."""
+    return sorted(dict.fromkeys(trial.value for choice in choices for trial in choice.trials), key=_order)
+
+
+def _value(run: Run, key: str) -> Any:
+    """What a run has for the key; a list becomes a tuple, so that runs can be grouped by it."""
+    value = run.config.get(key)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _choose(key: str, by_value: dict[Any, list[Run]]) -> Choice:
+    must_choose = len(by_value) > 1
+    trials = tuple(
+        Trial(value, tuple(tuned), mean(map(_held_out_top1, tuned)) if must_choose else None)
+        for value, tuned in sorted(by_value.items(), key=lambda item: _order(item[0]))
+    )
+    seeds = max(len(trial.runs) for trial in trials)
+    complete = [trial for trial in trials if len(trial.runs) == seeds]  # one lucky seed is no better value
+    return Choice(key, trials, max(complete, key=lambda trial: trial.held_out or 0.0).value)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    is_number = isinstance(value, (int, float))
+    return not is_number, float(value) if is_number else 0.0, str(value)
 
 
 def _held_out_top1(run: Run) -> float:

@@ -10,6 +10,7 @@ from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import style
 from vitaos.study.budget_report import budget_columns, markdown_of_budgets
 from vitaos.study.cells import Cell, Study, depth_differences
+from vitaos.study.choice_report import draw_choices, markdown_of_choices
 from vitaos.study.dose import DoseResponse, build_dose_responses
 from vitaos.study.dose_report import dose_rows, draw_dose_figures, markdown_of_dose
 from vitaos.study.figures import draw_by_depth, draw_curves, figure_size
@@ -58,14 +59,16 @@ def write_report(study: Study, folder: Path) -> list[Path]:
                 draw(figure, study, cells)
                 figure.savefig(figures[-1])
         by_response = [(response, draw_dose_figures(study, response, folder)) for response in responses]
+        tried = draw_choices(study, folder)
         by_board = [(board, draw_leaderboard(study, board, folder)) for board in build_leaderboards(settings)]
-    written[0].write_text(_markdown(study, figures, by_response, by_board), encoding="utf-8")
+    written[0].write_text(_markdown(study, figures, by_response, by_board, tried), encoding="utf-8")
     _write_rows(written[1], list(_table_rows(study)))
     _write_rows(written[2], [_run_row(study, cell, run) for cell in study.cells for run in cell.runs])
     if responses:
         written.append(folder / "dose.csv")
         _write_rows(written[-1], [row for response in responses for row in dose_rows(study, response)])
-    return [*written, *figures, *(file for _, files in by_response for file in files), *(file for _, file in by_board)]
+    by_dose = [file for _, files in by_response for file in files]
+    return [*written, *figures, *by_dose, *(file for _, file in by_board), *tried]
 
 
 def _markdown(
@@ -73,6 +76,7 @@ def _markdown(
     figures: Sequence[Path],
     by_response: Sequence[tuple[DoseResponse, Sequence[Path]]],
     by_board: Sequence[tuple[Leaderboard, Path]],
+    tried: Sequence[Path],
 ) -> str:
     lines = [
         "# Study",
@@ -95,8 +99,8 @@ def _markdown(
             if figure.stem.endswith(f"_{file_stem(model, data)}"):
                 lines += ["", f"![{figure.stem}]({figure.name})"]
     lines += ["", *markdown_of_budgets(study)]
-    if study.choices:
-        lines += ["", "## Chosen on held-out images", "", *(f"- {line}" for line in study.choices)]
+    if tried:
+        lines += ["", *markdown_of_choices(study), *(f"\n![{file.stem}]({file.name})" for file in tried)]
     if study.notes:
         lines += ["", "## Not compared", "", *(f"- {note}" for note in study.notes)]
     if study.unfinished:
