@@ -1,4 +1,4 @@
-"""The unit that travels from a loader through the augmentation into a training step."""
+"""The units that travel from a loader through the augmentation into a training step."""
 
 from typing import NamedTuple
 
@@ -29,3 +29,25 @@ class Batch(NamedTuple):
         return self._replace(
             images=self.images.to(device, non_blocking=True), targets=self.targets.to(device, non_blocking=True)
         )
+
+
+class MixedTargets(NamedTuple):
+    """Targets of mixed images that say where in an image its own pixels are.
+
+    Attributes:
+        labels: (B, classes) float32: both classes of each image, weighed by area.
+        own, partner: (B,) int64, the two classes.
+        cells: (B or 1, rows, columns) float32, the share of own pixels in each cell of a grid that fills the image; its
+            mean is the own label's weight by area.
+        size: (height, width) of the images in pixels.
+    """
+
+    labels: Tensor
+    own: Tensor
+    partner: Tensor
+    cells: Tensor
+    size: tuple[int, int]
+
+
+Targets = Tensor | MixedTargets
+"""Class indices (B,), class weights (B, classes), or these with the mask of the mix."""

@@ -88,7 +88,7 @@ class _Fake(FakeTensorMode):
 
 
 def count_step(config: TrainConfig, classes: int) -> StepNeeds:
-    """Count a step of ``config.batch_size`` images on one process; augmentation and loading are not in it."""
+    """Count a step of ``config.batch_size`` images on one process; less augmentation, loading, weights of labels."""
     with torch.device("meta"):
         model = builders.build_model(config, classes, recipe=config.recipe).train()
     size, found, dtype = config.data.img_size, StepNeeds(), DTYPES[config.precision]
@@ -96,7 +96,7 @@ def count_step(config: TrainConfig, classes: int) -> StepNeeds:
         _make_fake(model)
         update = _update_of(config, model)
         images, targets = torch.empty(config.batch_size, 3, size, size), torch.empty(config.batch_size, classes)
-        loss_of = build_training_loss(replace(config.recipe, distillation="none"))
+        loss_of = build_training_loss(replace(config.recipe, distillation="none", mix_labels="area"), model)
         with training_pass(model, _STEPS)(0) as terms, _counted(found.forward):
             with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                 logits = model(images)

@@ -1,4 +1,4 @@
-"""A run whose images are mixed by image, by pair or by patches: it resumes to the last bit."""
+"""A run whose images are mixed by image, by pair or by patches, labels by attention: it resumes to the last bit."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 
 import train
 from tests.commands.conftest import compose_digits
+from vitaos.assembly.possible import check_possible
 from vitaos.config import ConfigError
 
-MASKS = "batch recipe.mask_mix=0.7 recipe.mask_mix_patch=8"
+MASKS = "batch recipe.mask_mix=0.7 recipe.mask_mix_patch=8 recipe.mix_labels=progressive"
 
 
 @pytest.mark.parametrize("mode", ["elem", MASKS, pytest.param("pair", marks=pytest.mark.long)])
@@ -37,3 +38,17 @@ def test_a_run_resumes_to_the_last_bit(mode: str, digits_root: Path, tmp_path: P
 def test_patches_must_fill_the_images(digits_root: Path) -> None:
     with pytest.raises(ConfigError, match=r"recipe\.mask_mix_patch=56: .* do not fill images of 32"):
         compose_digits(digits_root, "recipe.mask_mix=0.5")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["recipe.mixup=1"], "nothing is mixed by regions of the image"),
+        (["recipe.cutmix=1", "recipe.loss=bce", "recipe.bce_threshold=0"], "the threshold makes every weight 0 or 1"),
+        (["recipe.cutmix=1", "recipe.mix_labels=progresive"], "area, attention, progressive"),
+        (["recipe.cutmix=1", "model.keywords.global_pool=avg"], "does not answer by its class token"),
+    ],
+)
+def test_labels_that_attention_cannot_weigh(words: list[str], reason: str, digits_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"recipe\.mix_labels.*{reason}"):
+        check_possible(compose_digits(digits_root, f"out={tmp_path}", "recipe.mix_labels=progressive", *words))

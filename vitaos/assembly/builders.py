@@ -151,6 +151,7 @@ def build_train_transform(config: TrainConfig, num_classes: int) -> TrainTransfo
         recipe.mask_mix,
         recipe.mask_mix_patch,
         recipe.mask_mix_ratio,
+        tell_cells=recipe.mix_labels != "area",
     )
     if config.augment == "timm":
         return MixOnly(mix, num_classes=num_classes, seed=config.seed, channels_last=config.channels_last)

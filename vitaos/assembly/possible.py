@@ -34,7 +34,6 @@ def check_possible(config: TrainConfig) -> None:
     chosen, classes = config.optimizer, config.data.num_classes or 2
     optim.check_optimizer(chosen.name, chosen.betas, eps=chosen.eps, fused=chosen.fused, **chosen.keywords)
     builders.build_train_transform(config, classes)
-    build_training_loss(config.recipe)
     builders.build_schedule(config, steps_per_epoch=_SOME_STEPS, world_size=1)
     if config.augment == "timm":
         timm_transform(builders.build_augment_settings(config), config.data.img_size, CropSettings())
@@ -69,6 +68,7 @@ def _try_model(config: TrainConfig, classes: int, device: str) -> None:
         if parameters > _MOST_PARAMETERS:
             raise ValueError(f"{_described(config)}: it would have {parameters:,} parameters")
         freeze(model, config.recipe.freeze)
+        build_training_loss(config.recipe, model)
         optim.scales_by_pattern(model, config.recipe.lr_scale)
         if config.recipe.distillation != "none":
             choose_token(model, config.recipe.distillation_token)

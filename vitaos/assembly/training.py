@@ -11,12 +11,14 @@ from vitaos.config import RecipeConfig, TrainConfig
 from vitaos.engine.distillation import DistillationLoss, TaughtTransform, Teacher, choose_token
 from vitaos.engine.freezing import freeze, frozen_modules
 from vitaos.engine.loss import build_loss
+from vitaos.engine.mixed_labels import AttendedLabels
 from vitaos.engine.precision import build_precision
 from vitaos.engine.protocols import Checkpoints, Evaluate, Observe, Preemption, Sink, TrainLoader, TrainTransform
 from vitaos.engine.settings import Settings
 from vitaos.engine.throughput import Throughput
 from vitaos.engine.trainer import Trainer
 from vitaos.runtime.world import World
+from vitaos.techniques.class_row_watch import watch_class_row
 
 
 def build_trainer(
@@ -58,9 +60,10 @@ def build_trainer(
         choose_token(model, config.recipe.distillation_token)
         transform = TaughtTransform(transform, teacher)
     schedule = builders.build_schedule(config, loader.steps_per_epoch, world.size)
+    loss = build_training_loss(config.recipe, model)  # before the training pass, which serves it
     return Trainer(
         model=model,
-        loss=build_training_loss(config.recipe),
+        loss=loss,
         optimizer=builders.build_optimizer(config, model, schedule),
         schedule=schedule,
         loader=loader,
@@ -81,8 +84,17 @@ def build_trainer(
     )
 
 
-def build_training_loss(recipe: RecipeConfig) -> nn.Module:
-    """The loss of a recipe: of the labels, and towards a teacher where it distills."""
+def build_training_loss(recipe: RecipeConfig, model: nn.Module) -> nn.Module:
+    """The loss of a recipe: of the labels, and towards a teacher where it distills.
+
+    Args:
+        recipe: the run's.
+        model: that is trained; where its attention weighs the labels (``mix_labels``), its last block leaves that in
+            every training pass from now on.
+
+    Raises:
+        ValueError: settings that do not go together, or labels that this model cannot weigh.
+    """
     loss = build_loss(
         recipe.loss,
         smoothing=recipe.smoothing,
@@ -90,6 +102,12 @@ def build_training_loss(recipe: RecipeConfig) -> nn.Module:
         bce_sum=recipe.bce_sum,
         jsd_views=recipe.jsd_views,
     )
+    if recipe.mix_labels != "area":
+        try:
+            class_row = watch_class_row(model)
+        except ValueError as error:
+            raise ValueError(f"recipe.mix_labels={recipe.mix_labels}: {error}") from error
+        loss = AttendedLabels(loss, class_row, kind=recipe.mix_labels, smoothing=recipe.smoothing)
     if recipe.distillation == "none":
         return loss
     return DistillationLoss(

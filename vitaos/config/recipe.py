@@ -184,6 +184,13 @@ class RecipeConfig:
         high=1,
         added=True,
     )
+    mix_labels: str = key(
+        "area",
+        "what weighs the two labels of an image mixed by regions: their area, half of it and half the class token's "
+        "attention (attention: TransMix), or attention as far as the answer is right (progressive: MixPro's PAL)",
+        choices=("area", "attention", "progressive"),
+        added=True,
+    )
     # evaluation
     eval_crop: float = key(
         0.875, "the shorter side becomes img_size / this, then the center is cut out", low=0.1, high=1

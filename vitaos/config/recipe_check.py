@@ -19,6 +19,7 @@ def check_recipe(config: TrainConfig) -> None:
     _check_views(config)
     _check_sizes(config)
     _check_patches(config)
+    _check_mix_labels(config)
 
 
 def _check_distillation(config: TrainConfig) -> None:
@@ -62,6 +63,22 @@ def _check_patches(config: TrainConfig) -> None:
         raise ConfigError(
             f"recipe.mask_mix_patch={recipe.mask_mix_patch}: patches of that side do not fill images of {odd[0]} "
             "pixels; choose a divisor, and a multiple of the model's patch (MixPro: 56 at 224)"
+        )
+
+
+def _check_mix_labels(config: TrainConfig) -> None:
+    recipe = config.recipe
+    if recipe.mix_labels == "area":
+        return
+    named = f"recipe.mix_labels={recipe.mix_labels}"
+    if not (recipe.mask_mix or (recipe.cutmix and recipe.mix_probability)):
+        raise ConfigError(
+            f"{named}: nothing is mixed by regions of the image; add recipe.mask_mix=0.5 or recipe.cutmix=1"
+        )
+    if recipe.loss == "bce" and recipe.bce_threshold is not None:
+        raise ConfigError(
+            f"{named} with recipe.bce_threshold={recipe.bce_threshold}: the threshold makes every weight 0 or 1; "
+            "set it to null, or recipe.mix_labels=area"
         )
 
 

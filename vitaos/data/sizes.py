@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vitaos.batch import Batch
+from vitaos.batch import Batch, Targets
 from vitaos.data.batches import Announce
 from vitaos.data.corrupt_images import CorruptImages
 
@@ -58,8 +58,8 @@ class SizedTrainLoader:
 class TransformBySize:
     """The training transform for the size that a batch's images have."""
 
-    def __init__(self, transforms: Mapping[int, Callable[..., tuple[Tensor, Tensor]]]) -> None:
+    def __init__(self, transforms: Mapping[int, Callable[..., tuple[Tensor, Targets]]]) -> None:
         self._transforms = transforms
 
-    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Targets]:
         return self._transforms[batch.images.shape[-1]](batch, epoch=epoch, step=step)

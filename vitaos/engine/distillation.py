@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitaos.batch import Batch
+from vitaos.batch import Batch, Targets
 from vitaos.engine.compilation import EAGER, Compilation
 from vitaos.engine.precision import Precision
 from vitaos.engine.protocols import TrainTransform
@@ -23,9 +23,9 @@ KINDS: Final = ("hard", "soft")
 
 
 class TaughtTargets(NamedTuple):
-    """Targets of a batch: its labels (B,) or class probabilities (B, C), and the teacher's logits (B, C), fp32."""
+    """Targets of a batch: its labels, as a loss without a teacher takes them, and the teacher's logits (B, C), fp32."""
 
-    labels: Tensor
+    labels: Targets
     teacher: Tensor
 
 

@@ -90,9 +90,11 @@ class TrainingPass:
             yield terms
             return
         record.losses = terms if self.loss_names else None
+        record.wants_class_row = record.watches_class_row
         epoch = step / self._steps_per_epoch
         record.scheduled = {name: value(epoch) for name, value in record.schedules.items()}
         try:
             yield terms
         finally:
             record.losses, record.scheduled = None, {}
+            record.wants_class_row, record.class_row_BM = False, None

@@ -33,6 +33,9 @@ class PassRecord:
         scheduled: technique -> that value in the present training step; empty outside of one.
         reduced_by: the technique that makes tokens fewer, or nothing.
         keeps_sizes: whether the sizes stay after the last block, for the pooling.
+        watches_class_row: whether the last block is to leave the class token's row of its map in every training pass.
+        wants_class_row: that it is to do so now.
+        class_row_BM: that row, averaged over heads, until it is taken or the training pass ends.
     """
 
     def __init__(self, depth: int) -> None:
@@ -43,6 +46,8 @@ class PassRecord:
         self.losses: dict[str, Tensor] | None = None
         self.schedules: dict[str, Callable[[float], float]] = {}
         self.scheduled: dict[str, float] = {}
+        self.watches_class_row = self.wants_class_row = False
+        self.class_row_BM: Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -55,7 +60,7 @@ class PassRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         empty = PassRecord(self.depth)
-        for name in ("needed_by", "keeps_sizes", "reduced_by", "schedules"):
+        for name in ("needed_by", "keeps_sizes", "reduced_by", "schedules", "watches_class_row"):
             setattr(empty, name, getattr(self, name))
         return dict(vars(empty))
 

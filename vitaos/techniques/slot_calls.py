@@ -29,6 +29,7 @@ class AttentionSlots:
     maps: Slot
     heads: Slot = ()
     record: PassRecord | None = None
+    shows_class_row: bool = False
 
 
 class BlockSlots:

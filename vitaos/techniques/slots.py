@@ -51,6 +51,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from vitaos.techniques.bands import Bands
+from vitaos.techniques.class_row import show_class_row
 from vitaos.techniques.folding import bands_of_output, bands_of_windows, project, project_windows
 from vitaos.techniques.slot_calls import (
     Attend,
@@ -90,6 +91,8 @@ class SlottedAttention(AttentionSlots, Attention):
         added = added_to_scores(self, q_BHND, k_BHND)
         if added is not None:
             attn_mask, is_causal = masked(added, attn_mask, is_causal, q_BHND.shape[-2]), False
+        if self.shows_class_row:
+            show_class_row(self, q_BHND, k_BHND, attn_mask)
         attend = attend_by_scores(self, q_BHND, k_BHND, mask=attn_mask, is_causal=is_causal)
         z_BNC, of_map = mix_values(self, x, attend, v_BHND)
         z_BNC = self.norm(z_BNC)

@@ -25,7 +25,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vitaos.dtypes import at_least_float32
+from vitaos.techniques.class_row import class_row
 from vitaos.techniques.record import share_record
 from vitaos.techniques.reducible import REFUSES, check_reducible
 from vitaos.techniques.sites import Site, backbone_in, fill
@@ -38,13 +38,7 @@ _PRIORITY: Final = 50
 
 def look_at_class_row(attention: Any, q_BHND: Tensor, k_BHND: Tensor) -> None:
     """Leave (B, M) in the record, the class token's row of the map, averaged over heads; adds nothing to the logits."""
-    scores_BH1M = (q_BHND[:, :, :1] * attention.scale) @ k_BHND.transpose(-2, -1)
-    row_BHM = at_least_float32(scores_BH1M).softmax(dim=-1).squeeze(2)
-    gain = getattr(attention, "attn_scale", None)
-    if gain is not None:
-        gain_H1 = at_least_float32(gain).unsqueeze(1)
-        row_BHM = (1 + gain_H1) * row_BHM - gain_H1 / row_BHM.shape[-1]
-    attention.record.seen["class_row"] = row_BHM.mean(dim=1)
+    attention.record.seen["class_row"] = class_row(attention, q_BHND, k_BHND)
 
 
 def select_tokens(block: Any, x_BNC: Tensor, *, keep: float, fuse: bool, prefix: int) -> Tensor:

@@ -4,7 +4,7 @@ A step is mixed so with the chance ``mask``, else as the other mixers would. Its
 function of (seed, step): drawn from Beta(1, 1) (MaskMix), or ``mask_ratio`` (Patch Mixing). Of an image's T patches,
 the ceil(T lambda) that stay are chosen by (seed, epoch, position); image i gets the others from image B - 1 - i of its
 batch (the papers: from a random one). Sources: MaskMix in MixPro, ICLR 2023, arXiv 2304.12043, whose progressive
-attention labels are not here; Patch Mixing, arXiv 2306.17848.
+attention labels are ``vitaos.engine.mixed_labels``; Patch Mixing, arXiv 2306.17848.
 """
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitaos.batch import Targets
 from vitaos.counter_rng import generator, uniforms
 from vitaos.data.augment import rng_streams
-from vitaos.data.augment.mixup import BatchMixer, mix_targets
+from vitaos.data.augment.mixup import BatchMixer, Mix
 from vitaos.data.augment.staging import StagingBuffer
 
 
@@ -64,7 +65,7 @@ class MaskMixer(BatchMixer):
         step: int,
         epoch: int | None = None,
         positions: NDArray[np.int64] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Targets]:
         """As :class:`BatchMixer`, which needs neither epoch nor positions.
 
         Raises:
@@ -73,17 +74,21 @@ class MaskMixer(BatchMixer):
         share = self.draw_share(step)
         if share is None and self.other.enabled:
             return self.other(images, targets, step=step, epoch=epoch, positions=positions)
+        size = images.shape[-2], images.shape[-1]
+        tell = self.settings.tell_cells
         if share is None:
-            return images, mix_targets(targets, 1.0, self.num_classes)
+            cells = Mix(1.0, None).cells(*size, images.device) if tell else None
+            return images, self.mix_labels(targets, 1.0, cells, size)
         if epoch is None or positions is None:
             raise ValueError("mask > 0 draws patches for each image: give epoch and positions")
-        rows, columns = patch_grid(images.shape[-2], images.shape[-1], self.settings.mask_patch)
+        rows, columns = patch_grid(*size, self.settings.mask_patch)
         own = self.draw_masks(share, epoch, positions, rows * columns)
         staging = StagingBuffer()
         mask, weight = staging.add(own), staging.add(own.mean(axis=1, keepdims=True, dtype=np.float32))
         there = staging.send(images.device)
-        mixed = mix_patches(images, there[mask].view(-1, 1, rows, columns))
-        return mixed, mix_targets(targets, there[weight], self.num_classes)
+        own_B1RC = there[mask].view(-1, 1, rows, columns)
+        cells = own_B1RC.squeeze(1).float() if tell else None
+        return mix_patches(images, own_B1RC), self.mix_labels(targets, there[weight], cells, size)
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitaos.batch import Targets
 from vitaos.counter_rng import derive_seed, normals, uniforms
 from vitaos.data.augment import rng_streams
 from vitaos.data.augment.mask_mix import MaskMixer
-from vitaos.data.augment.mixup import BatchMixer, mix_targets
+from vitaos.data.augment.mixup import BatchMixer
 from vitaos.data.augment.settings import MixSettings
 from vitaos.data.augment.staging import StagingBuffer
 
@@ -65,7 +66,7 @@ class ImageMixer(BatchMixer):
         step: int,
         epoch: int | None = None,
         positions: NDArray[np.int64] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Targets]:
         """As :class:`BatchMixer`, which needs neither epoch nor positions.
 
         Raises:
@@ -75,12 +76,14 @@ class ImageMixer(BatchMixer):
             return images, targets
         if epoch is None or positions is None:
             raise ValueError(f"mode={self.settings.mode} draws for each image: give epoch and positions")
-        mixes = self.draw_images(epoch, positions, images.shape[-2], images.shape[-1])
+        height, width = images.shape[-2:]
+        mixes = self.draw_images(epoch, positions, height, width)
         staging = StagingBuffer()
         handles = [staging.add(array) for array in mixes]
         there = staging.send(images.device)
         lam, partner, boxes = (there[handle] for handle in handles)
-        return mix_each(images, partner, boxes), mix_targets(targets, lam.view(-1, 1), self.num_classes)
+        cells = 1.0 - partner_pixels(partner, boxes, height, width) if self.settings.tell_cells else None
+        return mix_each(images, partner, boxes), self.mix_labels(targets, lam.view(-1, 1), cells, (height, width))
 
 
 def build_mixer(settings: MixSettings, *, num_classes: int, seed: int) -> BatchMixer:
@@ -92,11 +95,17 @@ def build_mixer(settings: MixSettings, *, num_classes: int, seed: int) -> BatchM
 
 def mix_each(images: Tensor, partner: Tensor, boxes: Tensor) -> Tensor:
     """Mix (B, C, H, W) images with their mirror in the batch, each by its share within its box, in place."""
-    top, bottom, left, right = boxes.view(-1, 4, 1, 1, 1).unbind(1)
-    row = torch.arange(images.shape[-2], device=images.device).view(-1, 1)
-    column = torch.arange(images.shape[-1], device=images.device)
+    share = partner_pixels(partner, boxes, images.shape[-2], images.shape[-1]).unsqueeze(1)
+    return images.lerp_(images.flip(0), share.to(images.dtype))
+
+
+def partner_pixels(partner: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """(B, height, width): how much of each pixel is the partner's; arguments as in :class:`ImageMixes`."""
+    top, bottom, left, right = boxes.view(-1, 4, 1, 1).unbind(1)
+    row = torch.arange(height, device=boxes.device).view(-1, 1)
+    column = torch.arange(width, device=boxes.device)
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
-    return images.lerp_(images.flip(0), (inside * partner.view(-1, 1, 1, 1)).to(images.dtype))
+    return inside * partner.view(-1, 1, 1)
 
 
 def _interval(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitaos.batch import MixedTargets, Targets
 from vitaos.counter_rng import generator
 from vitaos.data.augment import gpu_plan, rng_streams
 from vitaos.data.augment.settings import DEIT_MIX, MixSettings
@@ -30,6 +31,15 @@ class Mix(NamedTuple):
 
     lam: float
     box: tuple[int, int, int, int] | None
+
+    def cells(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Where images keep their own pixels: (1, height, width), or (1, 1, 1) where each pixel is mixed alike."""
+        if self.box is None:
+            return torch.full((1, 1, 1), self.lam, device=device)
+        own_1HW = torch.ones(1, height, width, device=device)
+        top, bottom, left, right = self.box
+        own_1HW[:, top:bottom, left:right] = 0.0
+        return own_1HW
 
 
 class BatchMixer:
@@ -84,7 +94,7 @@ class BatchMixer:
         step: int,
         epoch: int | None = None,
         positions: NDArray[np.int64] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Targets]:
         """Mix a batch; ``images`` is changed in place.
 
         Args:
@@ -94,12 +104,22 @@ class BatchMixer:
             epoch, positions: of no consequence where all images share their draws.
 
         Returns:
-            images, and float32 (B, num_classes) targets, or the int64 targets where mixing is off altogether.
+            images, and float32 (B, num_classes) targets (``settings.tell_cells``: with where the images' own pixels
+            are), or the int64 targets where mixing is off altogether.
         """
         if not self.enabled:
             return images, targets
-        mix = self.draw(step, images.shape[-2], images.shape[-1])
-        return mix_images(images, mix), mix_targets(targets, mix.lam, self.num_classes)
+        height, width = images.shape[-2:]
+        mix = self.draw(step, height, width)
+        cells = mix.cells(height, width, images.device) if self.settings.tell_cells else None
+        return mix_images(images, mix), self.mix_labels(targets, mix.lam, cells, (height, width))
+
+    def mix_labels(
+        self, targets: Tensor, lam: float | Tensor, cells: Tensor | None, size: tuple[int, int]
+    ) -> Tensor | MixedTargets:
+        """Targets of mixed images, each as :class:`vitaos.batch.MixedTargets` and :func:`mix_targets` have it."""
+        labels = mix_targets(targets, lam, self.num_classes)
+        return labels if cells is None else MixedTargets(labels, targets, targets.flip(0), cells, size)
 
 
 def cutmix_bbox(lam: float, center_y: int, center_x: int, height: int, width: int) -> Mix:

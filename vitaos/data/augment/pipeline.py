@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitaos.batch import Batch
+from vitaos.batch import Batch, Targets
 from vitaos.counter_rng import uniforms
 from vitaos.data.augment import gpu_plan, rng_streams
 from vitaos.data.augment.color_jitter import ColorJitter, ThreeAugment, parse_color_jitter
@@ -119,7 +119,7 @@ class MixOnly:
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Targets]:
         """Mix a batch of normalized floating images; the batch itself is left as it was.
 
         Raises:
@@ -182,7 +182,7 @@ class DeviceAugment:
         """A batch with these positions will come to a GPU: its plan is made in a thread until then."""
         self._plans.announce(epoch, positions)
 
-    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, *, epoch: int, step: int) -> tuple[Tensor, Targets]:
         """Augment a batch; the batch itself is left as it was.
 
         Args:
@@ -191,7 +191,7 @@ class DeviceAugment:
             step: global step, counted over the whole run.
 
         Returns:
-            (B, 3, H, W) normalized images, and targets: int64 (B,) where mixing is off, else float32 (B, num_classes).
+            (B, 3, H, W) normalized images, and targets: int64 (B,) where mixing is off, else as the mixer gives them.
         """
         self._check(batch)
         positions = host_positions(batch.positions)

@@ -49,6 +49,7 @@ class MixSettings:
         mask: chance that a step is mixed by patches (MaskMix, Patch Mixing) in place of mixup and CutMix.
         mask_patch: side of those patches in pixels.
         mask_ratio: share of an image's own patches; 0 for a draw of Beta(1, 1) in every step.
+        tell_cells: give targets that say where an image's own pixels are (:class:`vitaos.batch.MixedTargets`).
     """
 
     mixup: float = 0.8
@@ -59,6 +60,7 @@ class MixSettings:
     mask: float = 0.0
     mask_patch: int = 56
     mask_ratio: float = 0.0
+    tell_cells: bool = False
 
 
 DEIT_AUGMENT: Final = AugmentSettings()
