@@ -11,7 +11,7 @@ from vitaos import cli
 from vitaos.assembly.schemas import ANALYZE_SCHEMA
 from vitaos.config import AnalyzeConfig
 
-COMMAND = cli.Command("analyze", ANALYZE_SCHEMA, __doc__)
+COMMAND = cli.Command("analyze", ANALYZE_SCHEMA, __doc__, leaves=True)
 if __name__ == "__main__":
     COMMAND.check()  # --help and mistakes are answered before torch is imported below
 

@@ -9,8 +9,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vitaos.analysis import curves, maps
+from vitaos.analysis import curves, maps, responses
 from vitaos.analysis.measured import Analysis
+from vitaos.analysis.pictures import DOTS, PAGE_DOTS, Panel, Picture, draw_page, draw_picture, save_picture
 from vitaos.analysis.style import COLUMN, PAGE, legend_height, shorten, style
 
 __all__ = ["Drawing", "caption", "captioned_figure", "drawings", "new_figure", "save_figures"]
@@ -42,11 +43,11 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
     small = (COLUMN, 2.1 + legend_height(labels, COLUMN))
     below = legend_height(labels, PAGE)
     blocks = max(len(maps.square_layers(run)) for run in analyses)
-    rows = -(-blocks // 6)
     panels = len(maps.run_panels(analyses))
     matrices = min(len(analyses), maps.PANEL_COLUMNS)
     matrix_rows = -(-len(analyses) // maps.PANEL_COLUMNS)
     panel_rows = -(-panels // maps.PANEL_COLUMNS)
+    responses_size = responses.response_size(analyses)
     found = [
         Drawing("token_similarity", "Token similarity", small, curves.draw_token_similarity),
         Drawing("hf_dc_ratio", "High-frequency to direct-current ratio", small, curves.draw_high_frequency_ratio),
@@ -73,7 +74,10 @@ def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
             maps.draw_head_gain,
         ),
         Drawing(
-            "spectral_response", "Spectral response by block", (PAGE, 0.5 + 0.95 * rows + below), maps.draw_response
+            "spectral_response",
+            "Spectral response by block",
+            responses_size,
+            responses.draw_response,
         ),
         Drawing(
             "feature_spectrum",
@@ -109,16 +113,21 @@ def save_figures(analyses: Sequence[Analysis], folder: Path, *, pdf: bool = Fals
         The files, the overview last.
     """
     written: list[Path] = []
-    chosen = drawings(analyses)
+    panels: list[Panel] = []
+    lines = caption(analyses)
     with style():
-        for drawing in chosen:
-            figure, area = captioned_figure(drawing.size, caption(analyses))
+        for drawing in drawings(analyses):
+            figure, area = captioned_figure(drawing.size, lines)
             drawing.draw(area, analyses)
-            for suffix in (".png", ".pdf") if pdf else (".png",):
-                written.append(folder / f"{drawing.name}{suffix}")
+            picture = draw_picture(figure)
+            written.append(folder / f"{drawing.name}.png")
+            save_picture(picture, written[-1])
+            if pdf:
+                written.append(written[-1].with_suffix(".pdf"))
                 figure.savefig(written[-1])
+            panels.append(Panel(drawing.title, picture[: round(drawing.size[1] * DOTS)]))  # without its caption
         written.append(folder / "overview.png")
-        _overview(chosen, analyses).savefig(written[-1], dpi=150)
+        save_picture(draw_page(panels, _foot(lines)), written[-1], PAGE_DOTS)
     return written
 
 
@@ -139,37 +148,30 @@ def caption(analyses: Sequence[Analysis]) -> list[str]:
 
 def captioned_figure(size: tuple[float, float], lines: Sequence[str]) -> tuple[Figure, Any]:
     """A figure with these lines, small, below everything else, and the sub-figure of ``size`` (inches) to draw in."""
-    wrapped = [part for line in lines for part in textwrap.wrap(line, int(size[0] / 0.047))]
-    added = 0.11 * len(wrapped) + 0.06
+    text, added = _small_print(lines, size[0])
     figure = new_figure((size[0], size[1] + added))
     area, foot = figure.subfigures(2, 1, height_ratios=[size[1], added], hspace=0, squeeze=False)[:, 0]
-    foot.text(0.04 / size[0], 0.5, "\n".join(wrapped), fontsize=6, color="#555555", va="center")
+    _write(foot, text, size[0])
     return figure, area
 
 
-def _overview(chosen: Sequence[Drawing], analyses: Sequence[Analysis]) -> Figure:
-    """Figures packed into rows of two columns of a page, wide ones alone."""
-    rows: list[list[Drawing]] = []
-    for drawing in chosen:
-        last = rows[-1] if rows else []
-        if last and sum(one.size[0] for one in [*last, drawing]) <= 3 * COLUMN + 0.01:
-            last.append(drawing)
-        else:
-            rows.append([drawing])
-    title = 0.3
-    heights = [max(one.size[1] for one in row) + title for row in rows]
-    figure, area = captioned_figure((3 * COLUMN, sum(heights)), caption(analyses))
-    lines = area.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for line, row in zip(lines, rows, strict=True):
-        widths = [one.size[0] for one in row]
-        spare = 3 * COLUMN - sum(widths)
-        if spare > COLUMN + 0.01:  # less is given to the figures of the row
-            widths.append(spare)
-        cells = line.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
-        for cell, drawing in zip(cells, row, strict=False):
-            cell.suptitle(drawing.title, fontsize=9, fontweight="bold")
-            drawing.draw(cell, analyses)
-    return figure
+def _foot(lines: Sequence[str]) -> Picture:
+    """The lines of a caption by themselves, for the page of all figures."""
+    width = 3 * COLUMN
+    text, height = _small_print(lines, width)
+    figure = Figure(figsize=(width, height))
+    _write(figure, text, width)
+    return draw_picture(figure, PAGE_DOTS)
+
+
+def _small_print(lines: Sequence[str], width: float) -> tuple[str, float]:
+    """Lines broken at a width, and the height that they take (inches)."""
+    wrapped = [part for line in lines for part in textwrap.wrap(line, int(width / 0.047))]
+    return "\n".join(wrapped), 0.11 * len(wrapped) + 0.06
+
+
+def _write(figure: Any, text: str, width: float) -> None:
+    figure.text(0.04 / width, 0.5, text, fontsize=6, color="#555555", va="center")
 
 
 def _width(panels: int, each: float) -> float:

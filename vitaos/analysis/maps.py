@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from vitaos.analysis.curves import has_applied, head_gains
 from vitaos.analysis.measured import Analysis, Array, AttentionMeasures, FeatureMeasures
@@ -21,10 +21,10 @@ __all__ = [
     "draw_feature_spectrum",
     "draw_head_gain",
     "draw_map_similarity_matrix",
-    "draw_response",
     "draw_response_heat_map",
     "run_panels",
     "square_layers",
+    "visible",
 ]
 
 SPECTRUM_COLUMNS = 6
@@ -51,49 +51,6 @@ def run_panels(analyses: Sequence[Analysis]) -> list[tuple[Analysis, bool]]:
         if any(row.applied is not None for row in run.attention):
             panels.append((run, True))
     return panels
-
-
-def draw_response(figure: Any, analyses: Sequence[Analysis]) -> None:
-    """Spectral response of every block's attention, mean over heads, one small panel a block."""
-    count = max(len(square_layers(run)) for run in analyses)
-    columns = min(6, count)
-    rows = -(-count // columns)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for number, axes in enumerate(panels.flat):
-        if number >= count:
-            axes.set_visible(False)
-            continue
-        for index, run in enumerate(analyses):
-            layers = square_layers(run)
-            if number < len(layers):
-                _response_curve(axes, layers[number], color(index))
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(f"block {number + 1}", pad=2, fontsize=7)
-        axes.set_xticks([-0.5, 0, 0.5], _HALVES)
-        lowest = number + columns >= count
-        axes.tick_params(labelbottom=lowest)
-        axes.set_xlabel("cycles / token" if lowest else "", fontsize=7)
-    low, high = panels[0, 0].get_ylim()
-    if np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:  # fewer than two powers of ten to label
-        panels[0, 0].set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
-    figure.supylabel("spectral response (row norm)", fontsize=8)
-    handles = [Line2D([], [], color=color(index)) for index in range(len(analyses))]
-    labels = [shorten(run.label) for run in analyses]
-    if has_applied(analyses):
-        handles.append(Line2D([], [], color="#555555", linestyle="--"))
-        labels.append("without AttnScale")
-    legend_below(figure, handles, labels)
-
-
-def _response_curve(axes: Any, row: AttentionMeasures, shade: str) -> None:
-    frequencies = response_frequencies(row.tokens).numpy()
-    softmax = _visible(row.response.mean(axis=0))
-    if row.applied is None:
-        axes.plot(frequencies, softmax, color=shade, linewidth=0.9)
-    else:
-        axes.plot(frequencies, softmax, color=shade, linewidth=0.7, linestyle="--")
-        axes.plot(frequencies, _visible(row.applied.mean(axis=0)), color=shade, linewidth=0.9)
 
 
 def draw_response_heat_map(figure: Any, analyses: Sequence[Analysis]) -> None:
@@ -201,7 +158,7 @@ def draw_class_attention(figure: Any, analyses: Sequence[Analysis]) -> None:
             if number < len(layers):
                 row = layers[number]
                 frequencies = response_frequencies(row.tokens).numpy()
-                axes.plot(frequencies, _visible(row.response.mean(axis=0)), color=color(index), linewidth=0.9)
+                axes.plot(frequencies, visible(row.response.mean(axis=0)), color=color(index), linewidth=0.9)
         axes.set_ylim(bottom=0)
         axes.set_title(f"class-attention block {number + 1}")
         axes.set_xticks([-0.5, 0, 0.5], _HALVES)
@@ -270,7 +227,7 @@ def _relative_log(row: FeatureMeasures) -> Array:
     return np.asarray(np.log10(amplitude / amplitude[rows // 2, columns // 2]))
 
 
-def _visible(response: Array) -> Array:
+def visible(response: Array) -> Array:
     """Zeros left out of a logarithmic axis."""
     return np.where(response > 1e-12, response, np.nan)
 
