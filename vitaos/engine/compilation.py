@@ -54,7 +54,7 @@ class Compilation:
         dynamo: Any = torch._dynamo
         dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _GRAPHS_OF_A_RUN)
         dynamo.config.suppress_errors = not self.must
-        _sum_biases_where_made()
+        _give_inductor_our_passes()
         mode = None if self.mode == DEFAULT else self.mode
         model.compile(dynamic=False if static_shapes else None, mode=mode)
 
@@ -62,12 +62,15 @@ class Compilation:
 EAGER: Final = Compilation()
 
 
-def _sum_biases_where_made() -> None:
-    """Give Inductor the project's pass over graphs, unless it was given one."""
+def _give_inductor_our_passes() -> None:
+    """The project's passes over graphs, where there are no others."""
     from torch._inductor import config  # noqa: PLC0415 - seconds, only where something is compiled
 
+    from vitaos.engine.asked_tokens import AskedTokens  # noqa: PLC0415 - imports Inductor
     from vitaos.engine.bias_sums import BiasSums  # noqa: PLC0415 - imports Inductor
 
+    if config.pre_grad_custom_pass is None:
+        config.pre_grad_custom_pass = AskedTokens()
     if config.post_grad_custom_post_pass is None:
         config.post_grad_custom_post_pass = BiasSums()
 
