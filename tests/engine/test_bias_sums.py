@@ -44,5 +44,20 @@ def test_sums_over_images_and_tokens_become_two(function: Callable[[Tensor], Ten
     assert found.shape == function(x).shape
 
 
+@pytest.mark.parametrize(("between", "casts"), [(torch.float32, 1), (torch.float16, 2)])
+def test_a_round_trip_that_loses_nothing_is_left_out(between: torch.dtype, casts: int) -> None:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = torch.ops.prims.convert_element_type(x, between)
+        return wide.sum(1), torch.ops.prims.convert_element_type(wide, torch.bfloat16)
+
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    traced = make_fx(function, tracing_mode="fake")(x)
+    BiasSums("cpu")(traced.graph)
+    traced.recompile()
+    convert = torch.ops.prims.convert_element_type.default
+    assert sum(node.target is convert for node in traced.graph.nodes) == casts
+    torch.testing.assert_close(traced(x), function(x), rtol=0, atol=0)
+
+
 def _sums(traced: Any) -> int:
     return sum(node.target is torch.ops.aten.sum.dim_IntList for node in traced.graph.nodes)

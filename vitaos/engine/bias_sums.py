@@ -4,6 +4,8 @@ A linear layer's bias has the sum of its output's gradient over images and token
 a kernel of its own, which reads the whole gradient again. Written as a sum over an image's tokens, then over images,
 the first becomes part of the kernel that writes the gradient: images x C sums are enough for a GPU, none longer than
 an image. Sums are made in float32, as Inductor's are; their order differs. Found by counting (``docs/gpu.md``).
+
+A gradient that is taken to float32 for a sum and back for a product is the gradient itself, and no copy of it.
 """
 
 from typing import Any, Final
@@ -13,6 +15,7 @@ from torch import Tensor, fx
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
 _SUM: Final = torch.ops.aten.sum.dim_IntList
+_CONVERT: Final = torch.ops.prims.convert_element_type.default
 _VIEWS: Final = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
 
 
@@ -28,6 +31,10 @@ class BiasSums(CustomGraphPass):
 
     def __call__(self, graph: fx.Graph) -> None:
         for node in list(graph.nodes):
+            if (before := _before_round_trip(node)) is not None:
+                node.replace_all_uses_with(before)
+                graph.erase_node(node)
+                continue
             made = _by_image(node)
             if made is not None and made.meta["val"].device.type == self.device_type:
                 _split(graph, node, made)
@@ -35,6 +42,15 @@ class BiasSums(CustomGraphPass):
     def uuid(self) -> Any:
         """Of the cache of compiled graphs: what this file says."""
         return get_hash_for_files((__file__,), self.device_type)
+
+
+def _before_round_trip(node: fx.Node) -> fx.Node | None:
+    """What came before two casts, the first of which lost nothing and the second of which leads back; else None."""
+    wide: Any = node.args[0] if node.target is _CONVERT else None
+    if not isinstance(wide, fx.Node) or wide.target is not _CONVERT or not isinstance(wide.args[0], fx.Node):
+        return None
+    types = [one.meta["val"].dtype for one in (wide.args[0], wide, node)]
+    return wide.args[0] if types[0] == types[2] and torch.promote_types(types[0], types[1]) == types[1] else None
 
 
 def _by_image(node: fx.Node) -> fx.Node | None:

@@ -155,8 +155,11 @@ def fold_and_project(
         folded_bias = None if folded_bias is None else folded_bias * gain_C
         mean_BC = F.linear(gain_K * token_mean(z_BNK, sizes_BN).squeeze(1), weight, bias)
         vector_BC = (1 + direct) * vector_BC + (direct - high) * mean_BC
-    y_BNC = F.linear(z_BNK, folded.to(dtype), None if folded_bias is None else folded_bias.to(dtype))
     assert isinstance(vector_BC, Tensor)
+    if folded_bias is not None and dtype.itemsize < 4 and torch.compiler.is_compiling():
+        # The vector's gradient, a sum over each image's tokens, holds the bias' too: compiled, one pass for both.
+        vector_BC, folded_bias = vector_BC + folded_bias, None
+    y_BNC = F.linear(z_BNK, folded.to(dtype), None if folded_bias is None else folded_bias.to(dtype))
     return (y_BNC + vector_BC.unsqueeze(1)).to(dtype)
 
 
