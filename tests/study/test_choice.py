@@ -76,6 +76,7 @@ def test_a_report_shows_all_values_tried_and_marks_the_taken_one(write: Write, t
     tuned(write, "low", 70.0, 60.0, 1e-4)
     tuned(write, "high", 90.0, 50.0, 1e-3)
     tuned(write, "scaled", 71.0, 50.0, 1e-4, attnscale=True)
+    tuned(write, "collapsed", 20.0, 20.0, 1e-4, skip_gain=0.5)
     left, choices = choose_by_held_out(runs_in(tmp_path), "recipe.lr")
     study = replace(build_study(left, technique_flags=TECHNIQUE_FLAGS, tuned=["recipe.lr"]), choices=tuple(choices))
     written = write_report(study, tmp_path / "report")
@@ -83,6 +84,7 @@ def test_a_report_shows_all_values_tried_and_marks_the_taken_one(write: Write, t
     assert "| model | technique | 0.0001 | 0.001 |" in report
     assert "| deit_s, 12 blocks | plain | **70.00** (1) | 90.00 (1) |" in report
     assert "| deit_s, 12 blocks | AttnScale | **71.00** (1) |  |" in report
+    assert "by `skip_gain`, each at the `recipe.lr` chosen for it on held-out images" in report
     figure = tmp_path / "report" / "choice_recipe.lr_deit_s_imagenet_12.png"
     assert figure in written
     assert figure.exists()

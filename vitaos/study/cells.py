@@ -114,6 +114,11 @@ class Study:
     choices: tuple[Choice, ...] = ()
 
     @property
+    def tuned(self) -> str | None:
+        """The key of which settings have a value of their own, chosen on held-out images; None where none was tuned."""
+        return next((choice.key for choice in self.choices if len(choice.trials) > 1), None)
+
+    @property
     def techniques(self) -> list[str]:
         """In order of first appearance with plain in front: the numbers of the colors."""
         return sorted(dict.fromkeys(cell.technique for cell in self.cells), key=lambda name: name != PLAIN)

@@ -63,8 +63,8 @@ def _draw(study: Study, choices: Sequence[Choice]) -> Any:
     doses = sorted({choice.run.skip_gain for choice in choices}, reverse=True)
     shown = [name for name in study.techniques if any(choice.run.technique == name for choice in choices)]
     labels = [*(technique_title(name) for name in shown), _TAKEN]
-    columns = min(_MOST_PANELS, len(doses))
-    rows = -(-len(doses) // columns)
+    rows = -(-len(doses) // _MOST_PANELS)
+    columns = -(-len(doses) // rows)
     width = PAGE if columns > 1 else PAGE / 2
     figure = new_figure((width, 0.4 + 1.8 * rows + legend_height(labels, width)))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()

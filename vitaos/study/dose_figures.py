@@ -23,8 +23,13 @@ def figure_size(techniques: Sequence[str]) -> tuple[float, float]:
     return PAGE, 2.6 + legend_height([technique_title(name) for name in techniques], PAGE)
 
 
-def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str], metric: str) -> None:
-    """Left: the metric by dose: mean, every seed, 95% interval from 3 seeds on. Right: similarity at the end."""
+def draw_response(
+    figure: Any, response: DoseResponse, techniques: Sequence[str], metric: str, *, tuned: str | None = None
+) -> None:
+    """Left: the metric by dose: mean, every seed, 95% interval from 3 seeds on. Right: similarity at the end.
+
+    `tuned` is the key that every point has its own value of.
+    """
     left, right = figure.subplots(1, 2)
     _draw_lines(left, response, techniques, lambda point: point.cell.mean, seeds=True)
     left.set_ylabel(axis_label(metric))
@@ -34,7 +39,8 @@ def draw_response(figure: Any, response: DoseResponse, techniques: Sequence[str]
     left.set_title(f"mean; dots: seeds (n = {count}){bars}", loc="left")
     _draw_lines(right, response, techniques, lambda point: point.after_last_block("token_similarity"))
     right.set_ylabel("token similarity, last block")
-    right.set_title("end of training, mean over seeds", loc="left")
+    own = "" if tuned is None else f"; each at its own {tuned}"
+    right.set_title(f"end of training, mean over seeds{own}", loc="left")
     for axes in (left, right):
         axes.set_xlabel("skip gain r (1: the ordinary network)")
         axes.invert_xaxis()  # from the ordinary network to the collapsed one

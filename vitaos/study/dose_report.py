@@ -23,7 +23,8 @@ def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
     techniques = [name for name in study.techniques if response.of(name)]
     depth = "" if response.depth is None else f", {response.depth} blocks"
     lines = [f"## Dose-response of {response.model} on {response.data}{depth}", ""]
-    lines += [f"{axis_label(study.metric)} by `skip_gain`; mean ± standard deviation (seeds).", ""]
+    own = "" if study.tuned is None else f", each at the `{study.tuned}` chosen for it on held-out images"
+    lines += [f"{axis_label(study.metric)} by `skip_gain`{own}; mean ± standard deviation (seeds).", ""]
     lines += _grid(response, techniques, lambda point: _mean(point, digits))
     others = [name for name in techniques if name != PLAIN]
     if others:
@@ -110,7 +111,7 @@ def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> lis
     width, height = figure_size(techniques)
     headline, by_block = folder / f"dose_{name}.png", folder / f"dose_blocks_{name}.png"
     figure = new_figure((width, height))
-    draw_response(figure, response, techniques, study.metric)
+    draw_response(figure, response, techniques, study.metric, tuned=study.tuned)
     figure.savefig(headline)
     figure = new_figure((width, height + 1.4))
     draw_by_block(figure, response, techniques)
