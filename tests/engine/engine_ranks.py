@@ -1,10 +1,12 @@
 """What several ranks do together, run by torchrun for test_ranks: each rank writes what it saw to its own file."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from miniature import (
@@ -24,6 +26,7 @@ from miniature import (
 from vitaos.assembly.schemas import TRAIN_SCHEMA
 from vitaos.assembly.start import choose_run_folder
 from vitaos.data.corrupt_images import CorruptImageError, CorruptImages
+from vitaos.data.folder import scan
 from vitaos.engine.calibration import calibrate
 from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
 from vitaos.engine.features import Features, NearestNeighbors, extract, fit_linear, gather
@@ -51,6 +54,32 @@ def collectives(world: World) -> dict[str, Any]:
         "again": initialize("cpu") is world,
         "agree_us": cost * 1e6,
     }
+
+
+def looks_at_files(world: World) -> dict[str, Any]:
+    """A folder with a file that is no image, scanned by all: which files this rank opens, and what it is told."""
+    opened: list[str] = []
+    look = scan._why_no_image
+
+    def counted(path: Path) -> str | None:
+        opened.append(path.name)
+        return look(path)
+
+    def fails() -> dict[int, str]:
+        raise ValueError(f"rank {world.rank} failed")
+
+    told = []
+    with tempfile.TemporaryDirectory() as folder, patch.object(scan, "_why_no_image", counted):
+        (Path(folder) / "cat").mkdir()
+        (Path(folder) / "cat/a.png").write_bytes(b"\x89PNG")
+        (Path(folder) / "cat/b.png").write_bytes(b"no image" if world.local_rank == 0 else b"\x89PNG")
+        kept = len(scan.scan_folder(folder, on_bad="skip", once=world.once_a_node))
+        for once in (world.once_a_node, lambda _: world.once_a_node(fails)):
+            try:
+                scan.scan_folder(folder, once=once)
+            except ValueError as error:
+                told.append(str(error).replace(folder, "ROOT"))
+    return {"opened": opened, "kept": kept, "told": told}
 
 
 def wide(**keywords: Any) -> Any:
@@ -226,7 +255,17 @@ def no_multiple_of_five(index: int) -> int:
     return index
 
 
-SCENARIOS = (collectives, resumption, plain_run, non_finite, leaving, evaluations, feature_judges, unlike_copies)
+SCENARIOS = (
+    collectives,
+    looks_at_files,
+    resumption,
+    plain_run,
+    non_finite,
+    leaving,
+    evaluations,
+    feature_judges,
+    unlike_copies,
+)
 
 
 def main(folder: str) -> None:

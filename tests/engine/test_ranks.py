@@ -41,6 +41,15 @@ def test_ranks_agree_sum_and_broadcast(seen: Seen) -> None:
         assert (found["sum"], found["name"], found["again"]) == (6, "from 0", True)
 
 
+def test_one_rank_of_a_machine_looks_at_the_files_and_tells_the_others(seen: Seen) -> None:
+    for number, rank in enumerate(seen):
+        found = rank["looks_at_files"]
+        assert sorted(found["opened"]) == (["a.png", "a.png", "b.png", "b.png"] if number == 0 else [])
+        assert found["kept"] == 1
+        assert found["told"][0].startswith("1 file(s) or folder(s) below ROOT are not images: cat/b.png")
+        assert found["told"][1:] == ["rank 0 failed"]
+
+
 def test_a_resumed_run_of_several_ranks_is_the_same_to_the_last_bit(seen: Seen) -> None:
     for rank in seen:
         found = rank["resumption"]

@@ -281,6 +281,7 @@ def _read_settings(data: DataConfig, img_size: int, world: World) -> ReadSetting
         pin_memory=world.device.type == "cuda",
         own_process=data.decode_in == "process" or (data.decode_in == "auto" and world.device.type == "cuda"),
         on_bad=data.on_bad,  # type: ignore[arg-type]
+        once=world.once_a_node,
     )
 
 

@@ -14,7 +14,7 @@ from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
-from vitaos.data.folder.scan import scan_folder
+from vitaos.data.folder.scan import Once, scan_folder
 from vitaos.data.indexed import Images, Part, open_indexed
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
@@ -88,6 +88,10 @@ class Loaders:
         self.val.close()
 
 
+def _by_itself(look: Callable[[], Any]) -> Any:
+    return look()
+
+
 @dataclass(frozen=True)
 class ReadSettings:
     """How images are read, in training and evaluation alike.
@@ -103,6 +107,7 @@ class ReadSettings:
         on_bad: an image that will not decode: ``fail`` or ``skip`` (counted, reported, replaced by the next good one;
             more than a thousandth of a dataset stops the run). Default: ``skip`` where ffcv trains, whose images were
             checked when written, else ``fail``: in evaluation a replaced image would be another image's score.
+        once: how the processes of one machine share what one of them can do for all; default: each for itself.
 
     Raises:
         ValueError: names the setting that is wrong.
@@ -116,6 +121,7 @@ class ReadSettings:
     pin_memory: bool = False
     own_process: bool = False
     on_bad: OnBad | None = None
+    once: Once = _by_itself
 
     def __post_init__(self) -> None:
         check_choice("resize", self.resize, RESIZES)
@@ -255,7 +261,7 @@ def _open_images(engine: Engine, path: Path, part: Part, source: DataSource, rea
     """The images of one part that Pillow decodes: class folders, tar archives or a Hugging Face dataset."""
     images: Images
     if engine == "folder":
-        images = scan_folder(path, on_bad=read.on_bad or "fail", prepare=source.prepare)
+        images = scan_folder(path, on_bad=read.on_bad or "fail", prepare=source.prepare, once=read.once)
     else:
         images = open_indexed(engine, path, part, prepare=source.prepare)
     return images if source.classes is None else keep_classes(images, source.classes)

@@ -13,9 +13,7 @@ AUTO: Final = "auto"
 DEFAULT: Final = "default"
 CUDA_GRAPH_MODES: Final = ("reduce-overhead", "max-autotune")
 """Modes that replay CUDA graphs, whose results lie in memory that the next pass takes again."""
-TIMED_MODES: Final = ("max-autotune", "max-autotune-no-cudagraphs")
-"""Modes that choose kernels by timing them, so that another start may compute other bits."""
-MODES: Final = (DEFAULT, "reduce-overhead", *TIMED_MODES)
+MODES: Final = (DEFAULT, "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 _OLDEST_GPU: Final = (7, 0)  # Triton's
 _GRAPHS_OF_A_RUN: Final = 64  # sizes of images x (training, evaluation, the average's); torch gives up after 8
@@ -97,8 +95,6 @@ def choose(asked: bool | str, device: torch.device, *, recomputes_losses: bool =
     if asked != AUTO:
         if missing:
             raise ValueError(f"compile={str(asked).lower()} cannot be had: {missing}. Use compile=false")
-        if asked in TIMED_MODES and torch.are_deterministic_algorithms_enabled():
-            raise ValueError(f"compile={asked} with deterministic=true: it chooses kernels by timing; use compile=true")
         return Compilation(DEFAULT if asked is True else str(asked), must=True)
     if device.type != "cuda":
         return EAGER

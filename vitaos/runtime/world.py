@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -85,12 +85,36 @@ class World:
         dist.all_gather_object(gathered, value, group=self.control)
         return gathered
 
+    def once_a_node(self, make: Callable[[], T]) -> T:
+        """What `make` (its result pickles) gives on one process of this machine, on all of them. A collective call.
+
+        Raises:
+            Exception: what `make` raised there.
+        """
+        if self.size == 1:
+            return make()
+        machine = socket.gethostname()
+        for where, made in self.gather_objects((machine, _attempt(make) if self.local_rank == 0 else None)):
+            if where == machine and made is not None:
+                value, error = made
+                if error is not None:
+                    raise error
+                return value  # type: ignore[return-value]  # None only where `make` gives it
+        return make()  # no process of this machine counts itself as its first
+
     def any_rank(self, flag: bool) -> PendingFlag:
         """Whether `flag` is true on any rank. A collective call; its result is read later and costs no wait by then."""
         value = torch.tensor([int(flag)], dtype=torch.int32)
         if self.size == 1:
             return PendingFlag(value)
         return PendingFlag(value, dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
+
+
+def _attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
 
 
 _world: World | None = None

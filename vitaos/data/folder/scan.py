@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +29,14 @@ _SYSTEM_FILES: Final = {"thumbs.db", "desktop.ini"}
 _SHOWN: Final = 5
 
 SIGNATURE_LIMIT: Final = 20_000
-"""Up to this many files the first bytes of each are looked at before training starts (about a second). Of larger
-datasets, ImageNet's 50,000 validation images among them, only the names: their files are checked as they are decoded.
+"""Up to this many files the first bytes of each are looked at before training starts (about a second), by one process
+of each machine. Of larger datasets, ImageNet's 50,000 validation images among them, only the names: their files are
+checked as they are decoded.
 """
+
+Reasons = dict[int, str]  # number of a file -> why it is no image
+Once = Callable[[Callable[[], Reasons]], Reasons]
+"""Has one of several processes do it, and gives its result to all."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +53,9 @@ class Unusable(NamedTuple):
     reason: str = ""
 
 
-def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") -> ImageFolder:
+def scan_folder(
+    root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "", once: Once = lambda look: look()
+) -> ImageFolder:
     """Find the classes and images below a folder.
 
     Args:
@@ -56,6 +63,7 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") 
         on_bad: whether what is not an image or cannot be read stops the scan (``fail``) or is left out and logged
             (``skip``).
         prepare: what to do when the folder is missing, added to the message.
+        once: how processes of one machine that all scan it share the look at the files' first bytes.
 
     Raises:
         ValueError: folder missing, without class folders, with an empty class folder, or (``fail``) with something
@@ -64,12 +72,9 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") 
     every, unusable = list_files(root, prepare=prepare)
     names = [os.fsdecode(name) for name in every.files.tolist()]
     reasons = [None if name.lower().endswith(IMAGE_SUFFIXES) else "" for name in names]
-    if len(names) <= SIGNATURE_LIMIT:
-        with ThreadPoolExecutor(8) as pool:
-            found = pool.map(_why_no_image, (every.path(index) for index in range(len(every))))
-            reasons = [
-                by_name if by_name is not None else by_start for by_name, by_start in zip(reasons, found, strict=True)
-            ]
+    # Asked of all processes whatever the number of files: a copy of the data on another machine may have others.
+    for index, reason in once(lambda: _look_at_starts(every)).items():
+        reasons[index] = reason if reasons[index] is None else reasons[index]
     unusable += [Unusable(name, reason) for name, reason in zip(names, reasons, strict=True) if reason is not None]
     if unusable and on_bad == "fail":
         raise ValueError(
@@ -80,6 +85,15 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "") 
     good = np.array([reason is None for reason in reasons], dtype=bool)
     check_no_empty_class(every.class_names, every.targets[good], every.root)
     return replace(every, files=every.files[good], targets=every.targets[good])
+
+
+def _look_at_starts(every: ImageFolder) -> Reasons:
+    """The files that do not begin as an image; none where there are too many to look at."""
+    if len(every) > SIGNATURE_LIMIT:
+        return {}
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(_why_no_image, (every.path(index) for index in range(len(every))))
+        return {index: reason for index, reason in enumerate(found) if reason is not None}
 
 
 def list_files(root: str | Path, *, prepare: str = "") -> tuple[ImageFolder, list[Unusable]]:
