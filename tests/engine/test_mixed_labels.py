@@ -14,7 +14,7 @@ from vitaos.data.augment.mix_by_image import build_mixer
 from vitaos.data.augment.settings import MixSettings
 from vitaos.engine.distillation import DistillationLoss, TaughtTargets
 from vitaos.engine.loss import BinaryCrossEntropy, CrossEntropy
-from vitaos.engine.mixed_labels import AttendedLabels, share_by_patch
+from vitaos.engine.mixed_labels import AttendedLabels, overlap
 
 CLASSES, GRID, SIZE = 7, (3, 4), (12, 24)
 
@@ -124,10 +124,9 @@ def test_an_odd_batch_a_row_below_zero_and_other_losses() -> None:
         AttendedLabels(CrossEntropy(), Row(row_BN), kind="area")
 
 
-@pytest.mark.parametrize("cells", [(1, 1), (3, 5), (4, 4), (7, 7), (12, 24)])
-def test_shares_are_means_over_pixels(cells: tuple[int, int]) -> None:
-    """Of any grid over any other, here by repeating both up to a common one."""
-    given = torch.rand(2, *cells, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    fine = given.repeat_interleave(3, 1).repeat_interleave(4, 2)
-    patches = fine.unflatten(1, (3, -1)).unflatten(3, (4, -1)).mean((2, 4))
-    torch.testing.assert_close(share_by_patch(given, GRID), patches)
+@pytest.mark.parametrize("cells", [1, 3, 4, 7, 12, 24])
+def test_shares_are_means_over_pixels(cells: int) -> None:
+    """Of any number of cells in any number of patches, here by repeating both up to a common one."""
+    given = torch.rand(cells, generator=torch.Generator().manual_seed(1))
+    patches = given.repeat_interleave(5).unflatten(0, (5, -1)).mean(1)
+    torch.testing.assert_close(overlap(cells, 5) @ given, patches)

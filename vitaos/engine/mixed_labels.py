@@ -58,6 +58,7 @@ class AttendedLabels(nn.Module):
         if kind not in KINDS:
             raise ValueError(f"mix_labels={kind!r} is unknown; choose one of {', '.join(KINDS)}")
         self.loss, self.class_row, self.kind, self.smoothing = loss, class_row, kind, smoothing
+        self._overlaps: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, logits: Tensor, targets: MixedTargets) -> Tensor:
         loss: Tensor = self.loss(logits, self.weigh(logits, targets))
@@ -67,7 +68,7 @@ class AttendedLabels(nn.Module):
     def weigh(self, logits: Tensor, targets: MixedTargets) -> Tensor:
         """The labels, (B, C) float32; logits: (B, C)."""
         grid = self.class_row.grid(*targets.size)
-        own_BN = share_by_patch(targets.cells, grid).flatten(1)
+        own_BN = self._by_patch(targets.cells, grid).flatten(1)
         by_area_B1 = own_BN.mean(dim=1, keepdim=True)
         row_BN = self.class_row.take().float().clamp(min=0.0)  # AttnScale's can fall below 0
         whole_B1 = row_BN.sum(dim=1, keepdim=True)
@@ -77,6 +78,17 @@ class AttendedLabels(nn.Module):
         labels = torch.zeros_like(targets.labels).scatter_(1, targets.own.view(-1, 1), lam_B1)
         return labels.scatter_add_(1, targets.partner.view(-1, 1), 1.0 - lam_B1)
 
+    def _by_patch(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Means by patch of what is given by the cells of another grid: (B, R, S) -> (B, rows, columns)."""
+        down, across = (self._overlap(*pair, cells.device) for pair in zip(cells.shape[-2:], grid, strict=True))
+        return down @ cells @ across.T
+
+    def _overlap(self, cells: int, patches: int, device: torch.device) -> Tensor:
+        known = (cells, patches, device)
+        if known not in self._overlaps:
+            self._overlaps[known] = overlap(cells, patches, device)
+        return self._overlaps[known]
+
     def _alpha(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "attention":
             return torch.full_like(labels[:, :1], _HALF)
@@ -84,28 +96,12 @@ class AttendedLabels(nn.Module):
         return F.cosine_similarity(expected, logits.float().softmax(dim=1), dim=1).unsqueeze(1)
 
 
-def share_by_patch(cells: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means over a grid of patches of what is given by the cells of another grid over the same image.
+def overlap(cells: int, patches: int, device: torch.device | None = None) -> Tensor:
+    """(patches, cells) float32: of each patch, the share that lies in each cell, along a side that both fill evenly.
 
-    Exact where neither grid divides the other: a patch takes of each cell as much as lies in it.
-
-    Args:
-        cells: (B, down, across).
-        grid: rows and columns of the patches.
-
-    Returns:
-        (B, rows, columns).
+    Neither number needs to divide the other.
     """
-    down = _overlaps(cells.shape[-2], grid[0], cells)
-    across = _overlaps(cells.shape[-1], grid[1], cells)
-    return down @ cells @ across.T
-
-
-def _overlaps(cells: int, patches: int, like: Tensor) -> Tensor:
-    """(patches, cells): the share of each patch that lies in each cell, along one side of an image."""
-    if cells == patches:
-        return torch.eye(cells, dtype=like.dtype, device=like.device)
-    patch = torch.arange(patches, dtype=like.dtype, device=like.device).view(-1, 1) / patches
-    cell = torch.arange(cells, dtype=like.dtype, device=like.device) / cells
-    end = torch.minimum(patch + 1 / patches, cell + 1 / cells)
-    return (end - torch.maximum(patch, cell)).clamp(min=0.0) * patches
+    patch = torch.arange(patches, dtype=torch.float64, device=device).view(-1, 1) * cells  # in 1 / (patches cells)
+    cell = torch.arange(cells, dtype=torch.float64, device=device) * patches
+    common = torch.minimum(patch + cells, cell + patches) - torch.maximum(patch, cell)
+    return (common.clamp(min=0.0) / cells).float()

@@ -39,6 +39,9 @@ def cases(family: str) -> dict[str, tuple[str, ...]]:
     found["checkpointed gradients"] = ("checkpoint_gradients=true", *BOTH)
     found["skipping"] = ("nonfinite=skip", "precision=fp16")
     found["regularized"] = ("recipe.pos_drop=0.1", "recipe.proj_drop=0.1", *BOTH)
+    if family != "swin":
+        by_patch = ("recipe.mask_mix=1", "recipe.mask_mix_patch=16")
+        found["labels by attention"] = ("recipe.mix_labels=progressive", *by_patch)
     found["timm's augmentation"] = ("augment=timm", "data.loader=folder")
     if family == "swin":
         found["regularized"] = ("recipe.proj_drop=0.1", *BOTH)
