@@ -12,6 +12,7 @@ from tests.engine.miniature import ALONE, make_trainer
 from vitaos.config import TrainConfig, declared_fields
 from vitaos.engine import compilation
 from vitaos.engine.compilation import EAGER, MODES, Compilation, choose
+from vitaos.engine.micro_batch import add_gradient
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -141,7 +142,7 @@ def test_gradients_outlast_a_graph_that_overwrites_them() -> None:
     trainer.model.register_forward_pre_hook(overwrite)
     for one in (expected, trainer):
         for part, batch in zip(range(2), one.loader.epoch(0, 0), strict=False):
-            one._forward_backward(batch, part)
+            add_gradient(one, batch, part)
     for left, right in zip(expected.model.parameters(), trainer.model.parameters(), strict=True):
         assert left.grad is not None
         assert right.grad is not None

@@ -15,7 +15,7 @@ from tests.null_gpu.launch import run_or_skip
 # A run means to wait for each tensor of a state that is brought to the device, and a few times at a start, an end of an
 # epoch, a checkpoint, a line on the screen; never in a step, and nowhere as often as there are steps or batches.
 STATE = ("train", "evaluate", "load_state", "load_state_dict", "load_optimizer_state", "_load", "look_at_start")
-IN_A_STEP = ("_train_step", "_forward_backward", "apply", "add", "loss_gradient", "decide", "update_average", "send")
+IN_A_STEP = ("_train_step", "add_gradient", "apply", "add", "loss_gradient", "decide", "update_average", "send")
 STEPS = 8
 MOST = 6
 

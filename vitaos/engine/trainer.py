@@ -7,17 +7,17 @@ before it. So a state saved between any two steps continues as the run that was 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
-from vitaos.counter_rng import derive_seed
 from vitaos.engine.compilation import choose
 from vitaos.engine.conclusion import Conclusion
 from vitaos.engine.ema import ModelEma
 from vitaos.engine.meter import Meter
+from vitaos.engine.micro_batch import add_gradient, warm_up_ddp
 from vitaos.engine.precision import LossScale, Precision
 from vitaos.engine.profiling import StepProfiler
 from vitaos.engine.progress import Progress, Sums
@@ -37,10 +37,8 @@ from vitaos.engine.state import load_state, state_of
 from vitaos.engine.statistics import RunningStatistics
 from vitaos.engine.throughput import Throughput
 from vitaos.engine.update import Guard, NonFiniteError, Update
-from vitaos.engine.wrap import gradient_exchange, prepare_network, seed_torch
+from vitaos.engine.wrap import prepare_network
 from vitaos.runtime.world import PendingFlag, World
-
-_STEP_STREAM: Final = 0x57E9  # keeps the draws of steps apart from other uses of the seed
 
 
 class Trainer:
@@ -221,51 +219,26 @@ class Trainer:
         terms = torch.zeros(len(self.sums.term_names), device=self.world.device) if self.sums.term_names else None
         for part, batch in enumerate(itertools.islice(batches, parts)):
             if not self._ddp_is_warm:
-                self._warm_up_ddp(batch)
-            loss, added = self._forward_backward(batch, part)
+                warm_up_ddp(self, batch)
+                self._ddp_is_warm = True
+            loss, added = add_gradient(self, batch, part)
             share += loss
             if terms is not None and added is not None:
                 terms += added
         assert part == parts - 1, f"the loader ended within global step {step}"
-        with self._phase("update"):
+        with self.phase("update"):
             decision = self.update.apply(self.model, step, self.schedule(step))
             self.sums.add(share, decision.norm, decision.skip_step, terms)
             if self.settings.nonfinite == "skip":
                 self.sums.skipped += decision.nonfinite
             self.update.zero_grad()
 
-    def _phase(self, name: str) -> AbstractContextManager[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """What the profiler, where there is one, counts to this part of a step."""
         return nullcontext() if self.profiler is None else self.profiler.phase(name)
 
-    def _forward_backward(self, batch: Batch, part: int) -> tuple[Tensor, Tensor | None]:
-        """Add a micro-batch's gradient to the step's.
-
-        Returns:
-            Its shares of the mean over the global batch: of the loss, and of the terms (K,) that the model adds to it,
-            if any.
-        """
-        settings, device, step = self.settings, self.world.device, self.progress.step
-        with self._phase("augment"):
-            images, targets = self.transform(batch.on(device), epoch=self.progress.epoch, step=step)
-            if settings.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-        seed_torch(derive_seed(settings.seed, _STEP_STREAM, step, part, self.world.rank), device)
-        last = part == settings.accumulate - 1
-        with gradient_exchange(self.network, last=last), self._pass_of_step(step) as losses:
-            with self._phase("forward"):
-                with self.precision.autocast():
-                    logits = self.network(images)
-                loss: Tensor = self.loss(logits, targets)
-                terms = [losses.get(name, torch.zeros_like(loss)) for name in self.sums.term_names]
-                whole = sum(terms, loss)
-            with self._phase("backward"):
-                whole.backward(self.update.loss_gradient(whole, 1.0 / settings.accumulate))
-                if part == 0 and not last and self.compilation.replays_graphs:
-                    self.update.copy_gradients()
-        parts = settings.accumulate * self.world.size
-        return loss.detach() / parts, torch.stack(terms).detach() / parts if terms else None
-
-    def _pass_of_step(self, step: int) -> AbstractContextManager[Mapping[str, Tensor]]:
+    def pass_of_step(self, step: int) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """The techniques' part of a forward and backward pass: gives the terms that they add to the loss."""
         return nullcontext({}) if self.training_pass is None else self.training_pass(step)
 
     # The state.
@@ -322,15 +295,3 @@ class Trainer:
         answer = self._leave_flag is not None and self._leave_flag.result()
         self._leave_flag = self.world.any_rank(self.preemption is not None and self.preemption.requested)
         return answer or (now and self._leave_flag.result())
-
-    def _warm_up_ddp(self, batch: Batch) -> None:
-        """Let DDP fix its buckets on a backward pass that is then forgotten.
-
-        DDP sorts its buckets anew after the first backward pass of a process, and with three or more ranks the order
-        of a sum over ranks depends on the buckets. Without this the first step after a resume would round differently
-        from the same step in an uninterrupted run.
-        """
-        self._ddp_is_warm = True
-        self._forward_backward(batch, self.settings.accumulate - 1)
-        self.update.zero_grad()
-        self.statistics.restore()

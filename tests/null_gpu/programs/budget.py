@@ -100,7 +100,7 @@ def phases(trainer: Trainer, batch: Batch) -> Iterator[tuple[str, Any]]:
         made["images"], made["targets"] = trainer.transform(on_device, epoch=0, step=trainer.progress.step)
 
     def forward() -> None:
-        with trainer._pass_of_step(trainer.progress.step) as terms:  # what techniques add to the loss is part of it
+        with trainer.pass_of_step(trainer.progress.step) as terms:  # what techniques add to the loss is part of it
             with trainer.precision.autocast():
                 logits = trainer.network(made["images"])
             made["loss"] = sum(terms.values(), trainer.loss(logits, made["targets"]))

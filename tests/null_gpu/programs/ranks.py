@@ -20,7 +20,7 @@ from tests.null_gpu.programs.miniature import build_run, data_root, overrides_of
 from tests.null_gpu.programs.steps import faults_of_steps, read_zeros
 from vitaos.runtime.world import World
 
-OF_GLOO = ("no line of the project", "wait (cudaEventSynchronize) at vitaos/engine/trainer.py")
+OF_GLOO = ("no line of the project", "wait (cudaEventSynchronize) at vitaos/engine/micro_batch.py")
 WORDS = ("accumulate=2", "attnscale=true", "featscale=true")
 
 
