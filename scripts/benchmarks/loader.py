@@ -74,6 +74,7 @@ def measure_loader(
     images: int = 1000,
     rounds: int = 3,
     device: str = "cpu",
+    others: bool = False,
     log: Callable[[str], None] = print,
 ) -> list[Rate]:
     """Measure every variant.
@@ -90,6 +91,7 @@ def measure_loader(
         images: loaded by a variant in each round.
         rounds: how often; medians are reported.
         device: where the augmentation runs.
+        others: also FFCV's own Loader, torchvision and Pillow without the recipe.
         log: called with each line of the table.
     """
     betons = {
@@ -114,6 +116,8 @@ def measure_loader(
                 continue  # the augmentation costs the same after every file
             make = partial(_ffcv_loader, path, order, img_size, "bicubic")
             variants.append(Variant(f"{name}, bicubic + device augmentation ({device})", count, make, augment))
+        if others:
+            variants += _of_others(folder, betons, order, img_size, count)
     samples: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for variant in variants:
@@ -151,6 +155,29 @@ def _timm_loader(folder: Any, order: TrainOrder, img_size: int, workers: int) ->
 
 def _ffcv_loader(path: Path, order: TrainOrder, img_size: int, resize: Any, workers: int) -> FfcvTrainLoader:
     return FfcvTrainLoader(open_beton(path), order, CROP, img_size=img_size, resize=resize, workers=workers)
+
+
+def _of_others(
+    folder: Any, betons: dict[tuple[int, str], Path], order: TrainOrder, img_size: int, workers: int
+) -> list[Variant]:
+    """Decode + crop + flip by others; made here, where compiling is not timed."""
+    from scripts.benchmarks.other_loaders import FfcvOwnLoader, TorchvisionLoader  # noqa: PLC0415 - torchvision
+
+    sizes = {"batch_size": order.batch_size, "img_size": img_size, "workers": workers}
+    found: dict[str, Any] = {
+        f"FFCV's own Loader, {resolution} px {mode} (area)": FfcvOwnLoader(path, **sizes)
+        for (resolution, mode), path in betons.items()
+    }
+    found["torchvision, decode + crop"] = TorchvisionLoader(folder.root, **sizes)
+    pillow = partial(FolderTrainLoader, folder, order, CROP, img_size=img_size)
+    return [
+        *(Variant(name, workers, partial(_made, loader)) for name, loader in found.items()),
+        Variant("Pillow, decode + crop (bicubic)", workers, lambda count: pillow(workers=count)),
+    ]
+
+
+def _made(loader: Any, _workers: int) -> Any:
+    return loader
 
 
 def _measure(variant: Variant, images: int, device: str) -> tuple[float, float]:

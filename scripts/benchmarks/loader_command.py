@@ -27,6 +27,7 @@ class LoaderConfig:
     images: int = key(1000, "photographs used", low=1, high=10**7)
     rounds: int = key(3, "rounds in which the loaders take turns", low=1, high=10**6)
     device: str = key("auto", "auto: a GPU where there is one", choices=DEVICES)
+    others: bool = key(False, "also FFCV's own Loader, torchvision, and Pillow without the recipe")
     out: str | None = key(None, "file of the numbers, FILE.json", is_path=True)
 
 
