@@ -1,10 +1,15 @@
 """ImageNet's relatives: the right answers count, whatever the order of the class folders."""
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from vitaos.assembly import corrupted
 from vitaos.assembly.imagenet import _synsets, match_classes, real_labels
+from vitaos.data.corruptions import CELLS, Cell
 
 IMAGENET = _synsets("imagenet")
 CHECKPOINT = Path("model.pt")
@@ -51,3 +56,18 @@ def test_real_labels_follow_the_file_names() -> None:
         real_labels(["cat.jpg"])
     with pytest.raises(ValueError, match="data=imagenet"):
         real_labels(None)
+
+
+def test_a_corrupted_folder_is_opened_once_for_both_kinds_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_folder(config: Any, target: Any, folders: Any, cell: Cell, world: Any) -> io.BytesIO:
+        opened.append(cell)
+        return io.BytesIO()
+
+    monkeypatch.setattr(corrupted, "_open", open_folder)
+    judges: Any = {kind: SimpleNamespace(judge=lambda *_, kind=kind: SimpleNamespace(result=kind)) for kind in "ab"}
+    nothing: Any = None
+    found = corrupted.Corrupted(nothing, nothing, None, nothing).judge(judges, nothing)
+    assert opened == list(CELLS)
+    assert found == {kind: dict.fromkeys(CELLS, kind) for kind in "ab"}

@@ -9,6 +9,7 @@ from vitaos.data.corruptions import (
     ALEXNET_ERRORS,
     CELLS,
     Corrupt,
+    check_alike,
     corruption_errors,
     find_folders,
     mean_corruption_error,
@@ -37,6 +38,16 @@ def test_folders_are_found_as_the_archives_unpack(tmp_path: Path) -> None:
         find_folders(tmp_path)
     with pytest.raises(ValueError, match="corrupt=true"):
         find_folders(tmp_path / "nowhere")
+
+
+def test_a_folder_of_other_classes_is_named(tmp_path: Path) -> None:
+    for name, severity in CELLS:
+        for label in ("n01", "n02"):
+            (tmp_path / name / str(severity) / label).mkdir(parents=True)
+    check_alike(find_folders(tmp_path))
+    (tmp_path / "fog" / "3" / "n01").rmdir()
+    with pytest.raises(ValueError, match=r"fog/3 holds 1 class.* 2 \(missing: n01; unknown: none"):
+        check_alike(find_folders(tmp_path))
 
 
 @pytest.mark.parametrize(

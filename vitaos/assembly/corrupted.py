@@ -20,9 +20,11 @@ from vitaos.data.corruptions import (
     SMALLEST,
     Cell,
     Corrupt,
+    check_alike,
     corruption_errors,
     find_folders,
     mean_corruption_error,
+    warm_up,
 )
 from vitaos.engine.evaluator import EvaluationResult
 from vitaos.files import file_name
@@ -45,20 +47,21 @@ class Corrupted:
     folders: Mapping[Cell, Path] | None
     classes: imagenet.Classes
 
-    def judge(self, judge: Judge, world: World) -> dict[Cell, EvaluationResult]:
-        """The results under each corruption and severity."""
-        found = {}
+    def judge(self, judges: Mapping[str, Judge], world: World) -> dict[str, dict[Cell, EvaluationResult]]:
+        """The results by kind of weights, under each corruption and severity; each folder is opened once for all."""
+        found: dict[str, dict[Cell, EvaluationResult]] = {weights: {} for weights in judges}
         for cell in CELLS:
             with closing(_open(self.config, self.target, self.folders, cell, world)) as loader:
-                found[cell] = judge.judge(loader, self.classes).result
+                for weights, judge in judges.items():
+                    found[weights][cell] = judge.judge(loader, self.classes).result
         return found
 
 
 def prepare(config: EvalConfig, target: EvalTarget, known: list[str] | None, world: World) -> Corrupted:
-    """Find the images and hold the classes of the first folder against the model's.
+    """Find the images and hold the classes of every folder against the model's.
 
     Raises:
-        ValueError: a folder is missing, the classes are others, or the images are too small to be corrupted.
+        ValueError: a folder is missing, its classes are others, or the images are too small to be corrupted.
     """
     target = replace(target, data=replace(target.data, prepare=imagenet.layout("c") or ""))
     if config.corrupt and target.img_size < SMALLEST:
@@ -67,16 +70,21 @@ def prepare(config: EvalConfig, target: EvalTarget, known: list[str] | None, wor
     config = replace(config, predictions=False, calibration=False)
     with closing(_open(config, target, folders, CELLS[0], world)) as loader:
         classes = imagenet.match_classes("c", known, loader.class_names, target.file)
+        if folders is None:
+            warm_up()  # worker processes of the 75 loaders are forks of this one
+        else:
+            check_alike(folders)
     return Corrupted(config, target, folders, classes)
 
 
 def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "CorruptionReport":
     """The report on ImageNet-C alone."""
     images = prepare(config, target, answer_names(config, target, world), world)
-    results = {}
-    for weights in target.choose_weights(config.weights):
-        results[weights] = images.judge(Judge(config, target, weights, images.classes.answers, world), world)
-    return CorruptionReport(config, target, results)
+    judges = {
+        weights: Judge(config, target, weights, images.classes.answers, world)
+        for weights in target.choose_weights(config.weights)
+    }
+    return CorruptionReport(config, target, images.judge(judges, world))
 
 
 class CorruptionReport:

@@ -67,20 +67,19 @@ def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "SuiteRepo
             raise ValueError(
                 f"suite=all: the datasets ask for models of different numbers of classes, {sorted(answers)}"
             )
-        judgments: dict[str, dict[str, Judgment]] = {name: {} for name in opened}
-        under_corruption = {}
-        for weights in target.choose_weights(config.weights):
-            judge = Judge(config, target, weights, min(answers), world)
-            for name, item in opened.items():
-                judgments[name][weights] = item.judge(judge)
-            if images is not None:
-                under_corruption[weights] = images.judge(judge, world)
+        judges = {
+            weights: Judge(config, target, weights, min(answers), world)
+            for weights in target.choose_weights(config.weights)
+        }
+        judgments = {
+            name: {weights: item.judge(judge) for weights, judge in judges.items()} for name, item in opened.items()
+        }
         reports: dict[str, Report | CorruptionReport] = {
             name: Report(item.config, item.target, item.loader.class_names, judgments[name])
             for name, item in opened.items()
         }
         if images is not None:
-            reports["c"] = CorruptionReport(replace(config, dataset="c"), images.target, under_corruption)
+            reports["c"] = CorruptionReport(replace(config, dataset="c"), images.target, images.judge(judges, world))
     return SuiteReport(config, target, reports, {name: classes.classes for name, classes in met.items()}, absent)
 
 

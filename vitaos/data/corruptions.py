@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.counter_rng import derive_seed
+from vitaos.data.folder.scan import class_folders
 from vitaos.data.rng_streams import CORRUPTION
 
 Corruption = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -74,6 +75,31 @@ def find_folders(root: str | Path) -> dict[Cell, Path]:
             "of the validation part: corrupt=true"
         )
     return found
+
+
+def check_alike(folders: Mapping[Cell, Path]) -> None:
+    """Hold the class folders of every corruption and severity against those of the first: a missing one would shift
+    all labels behind it.
+
+    Raises:
+        ValueError: names the folder and the classes that differ.
+    """
+    expected = class_folders(folders[CELLS[0]])
+    for path in folders.values():
+        names = class_folders(path)
+        if names != expected:
+            missing, more = (sorted(one) for one in (set(expected) - set(names), set(names) - set(expected)))
+            raise ValueError(
+                f"{path} holds {len(names)} class folders, {folders[CELLS[0]]} {len(expected)} (missing: "
+                f"{', '.join(missing[:5]) or 'none'}; unknown: {', '.join(more[:5]) or 'none'}): unpack both again"
+            )
+
+
+def warm_up() -> None:
+    """Make each corruption once, so that processes forked from this one find the library imported and compiled."""
+    image = np.zeros((SMALLEST, SMALLEST, 3), dtype=np.uint8)
+    for name in ALEXNET_ERRORS:
+        Corrupt(name, 1)(image, 0)
 
 
 @dataclass(frozen=True)

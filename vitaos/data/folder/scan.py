@@ -128,6 +128,11 @@ def list_files(root: str | Path, *, prepare: str = "") -> tuple[ImageFolder, lis
     return ImageFolder(root, class_names, np.array(files), targets_N), walk.unusable
 
 
+def class_folders(root: str | Path) -> list[str]:
+    """The names of the class folders, in the order of their labels, without a look at what they hold."""
+    return _Walk(Path(root)).class_names()
+
+
 def describe_unusable(unusable: Sequence[Unusable], root: Path) -> str:
     """How many there are, and the first few with their reasons."""
     listed = [f"{item.path} ({item.reason})" if item.reason else item.path for item in unusable[:_SHOWN]]
