@@ -59,5 +59,21 @@ def test_a_round_trip_that_loses_nothing_is_left_out(between: torch.dtype, casts
     torch.testing.assert_close(traced(x), function(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("depends", [False, True])
+def test_a_product_comes_before_the_sum_of_what_it_takes(depends: bool) -> None:
+    def function(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        total = torch.ops.prims.convert_element_type(x, torch.float32).sum(1)
+        return total, torch.mm(x.view(-1, 6), weight + total.bfloat16().mT @ total.bfloat16() if depends else weight)
+
+    x, weight = torch.randn(4, 5, 6).bfloat16(), torch.randn(6, 6).bfloat16()
+    traced = make_fx(function, tracing_mode="fake")(x, weight)
+    BiasSums("cpu")(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    names = [str(node.target) for node in traced.graph.nodes]
+    assert (names.index("aten.mm.default") < names.index("prims.convert_element_type.default")) is not depends
+    torch.testing.assert_close(traced(x, weight), function(x, weight), rtol=0, atol=0)
+
+
 def _sums(traced: Any) -> int:
     return sum(node.target is torch.ops.aten.sum.dim_IntList for node in traced.graph.nodes)

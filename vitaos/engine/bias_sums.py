@@ -5,7 +5,9 @@ a kernel of its own, which reads the whole gradient again. Written as a sum over
 the first becomes part of the kernel that writes the gradient: images x C sums are enough for a GPU, none longer than
 an image. Sums are made in float32, as Inductor's are; their order differs. Found by counting (``docs/gpu.md``).
 
-A gradient that is taken to float32 for a sum and back for a product is the gradient itself, and no copy of it.
+A gradient that is taken to float32 for a sum and back for a product is the gradient itself, and no copy of it. Where a
+sum in float32 and a product take the same gradient, the product comes first: it has the gradient written, which the sum
+then reads in its narrow format.
 """
 
 from typing import Any, Final
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
+_MM: Final = torch.ops.aten.mm.default
 _SUM: Final = torch.ops.aten.sum.dim_IntList
 _CONVERT: Final = torch.ops.prims.convert_element_type.default
 _VIEWS: Final = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
@@ -35,6 +38,8 @@ class BiasSums(CustomGraphPass):
                 node.replace_all_uses_with(before)
                 graph.erase_node(node)
                 continue
+            if node.target is _SUM and (product := _product_of_summed(node)) is not None:
+                _bring_before(node.args[0], product)
             made = _by_image(node)
             if made is not None and made.meta["val"].device.type == self.device_type:
                 _split(graph, node, made)
@@ -51,6 +56,29 @@ def _before_round_trip(node: fx.Node) -> fx.Node | None:
         return None
     types = [one.meta["val"].dtype for one in (wide.args[0], wide, node)]
     return wide.args[0] if types[0] == types[2] and torch.promote_types(types[0], types[1]) == types[1] else None
+
+
+def _product_of_summed(node: fx.Node) -> fx.Node | None:
+    """The first product that takes, as it is, what a sum takes in float32; None where there is none."""
+    wide: Any = node.args[0]
+    if wide.target is not _CONVERT or wide.meta["val"].dtype != torch.float32:
+        return None
+    views = [view for view in wide.args[0].users if view.target in _VIEWS]
+    return next((user for view in views for user in view.users if user.target is _MM), None)
+
+
+def _bring_before(place: fx.Node, product: fx.Node) -> None:
+    """Move a product, and what it takes, before a node that it does not depend on; otherwise leave all as it is."""
+    waiting, moved = [product], []
+    while waiting:
+        node = waiting.pop()
+        if node is place:
+            return
+        if node > place and node not in moved:
+            moved.append(node)
+            waiting += node.all_input_nodes
+    for node in sorted(moved):
+        place.prepend(node)
 
 
 def _by_image(node: fx.Node) -> fx.Node | None:
