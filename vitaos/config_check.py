@@ -34,6 +34,12 @@ _PLACES: Final = {
 }
 """Keywords of an optimizer that are said elsewhere."""
 _LARGEST: Final = 2**63 - 1
+_MEANINGS: Final = {
+    "is not Optional": "KEY=null: it needs a value",
+    "is not a ListConfig": "KEY: expected a list, as KEY=[A,B]",
+    " to Dict[": 'KEY: expected names with values, as "KEY={NAME: VALUE, NAME: VALUE}"',
+}
+"""What a complaint of OmegaConf's means, by a part of it."""
 _NOT_OF_TYPE: Final = re.compile(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)")
 _EXPECTED: Final = {"Integer": "a whole number", "Float": "a number"}
 
@@ -99,10 +105,9 @@ def explain_known(key: str, reason: str, declared: type[Any]) -> str | None:
     """What OmegaConf's commonest complaints mean: a key that does not exist, and null where there must be a value."""
     if not key:
         return None
-    if "is not Optional" in reason:
-        return f"{key}=null: it needs a value"
-    if "is not a ListConfig" in reason:
-        return f"{key}: expected a list, as {key}=[A,B]"
+    for complaint, meaning in _MEANINGS.items():
+        if complaint in reason:
+            return meaning.replace("KEY", key)
     if wrong := _NOT_OF_TYPE.match(reason):
         return f"{key}={wrong[1]}: expected {_EXPECTED[wrong[2]]}"
     if "not in" in reason:

@@ -23,6 +23,7 @@ from vitaos.suggest import did_you_mean
 from vitaos.user_configs import user_folders
 
 _OF_THE_GRAMMAR: Final = set("'\"[]{},\\")
+_OPENING: Final = {"{": "}", "[": "]"}
 """Characters with a meaning: a value that holds one is quoted by whoever typed it, or not at all."""
 _FREE_KEYS: Final = ("model.keywords.", "optimizer.keywords.", "recipe.lr_scale")
 """Keys whose own keys are the user's, so that none has a default here."""
@@ -186,6 +187,9 @@ def _advice(word: str) -> str:
         return f"{key!r} is no name of a key; expected key=value"
     if not set(value) & _OF_THE_GRAMMAR:
         return "this value cannot be read"
+    if value[0] in _OPENING and len(value) > 1 and _OPENING[value[0]] not in value:
+        rest = f"...{_OPENING[value[0]]}"
+        return f'the shell ended this word at a space; quote the whole of it: "{word}{rest}"'
     return f"a value with brackets, braces, commas or quotes of its own needs quotes around it: \"{key}='VALUE'\""
 
 

@@ -89,6 +89,8 @@ def compose(*words: str) -> Any:
         ("recipe.img_size_schedule=[0,16]", "recipe.img_size_schedule=[0,16]: expected a list of lists, as [[A,B]"),
         ("recipe.lr=fast", "recipe.lr=fast: expected a number"),
         ("recipe.decay_milestones=3", "recipe.decay_milestones: expected a list, as recipe.decay_milestones=[A,B]"),
+        ("recipe.lr_scale=3", 'recipe.lr_scale: expected names with values, as "recipe.lr_scale={NAME: VALUE'),
+        ("data.roots={val:", 'the shell ended this word at a space; quote the whole of it: "data.roots={val:...}"'),
         ("recipe.loss=bcee", "recipe.loss=bcee: not a valid choice; did you mean bce? Valid: cross_entropy, bce, jsd"),
         ("workers=2", "workers: unknown key; did you mean data.workers? Valid: accumulate"),
         ("recipe.warmup_epochs=3 epochs=3", "recipe.warmup_epochs=3"),
