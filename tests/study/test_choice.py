@@ -50,13 +50,15 @@ def test_one_value_needs_no_choice_and_no_held_out_images(write: Write, tmp_path
     assert (len(left), [len(choice.trials) for choice in choices]) == (2, [1])
 
 
-def test_a_value_with_fewer_seeds_is_shown_and_not_taken(write: Write, tmp_path: Path) -> None:
-    for seed in range(2):
+def test_a_value_with_too_few_seeds_is_shown_and_not_taken(write: Write, tmp_path: Path) -> None:
+    for seed in range(4):
         tuned(write, f"high-{seed}", 70.0 + seed, 50.0, 1e-3, seed=seed)
-    tuned(write, "lucky", 80.0, 60.0, 1e-4)
+    for seed in range(3):
+        tuned(write, f"low-{seed}", 70.0 + seed, 55.0, 1e-4, seed=seed)
+    tuned(write, "lucky", 80.0, 60.0, 1e-5)
     left, (choice,) = choose_by_held_out(runs_in(tmp_path), "recipe.lr")
-    assert [run.path.name for run in left] == ["high-0", "high-1"]
-    assert choice.line.endswith("0.001: 50.00% (n = 2); with fewer seeds, not to be taken: 0.0001.")
+    assert [run.path.name for run in left] == ["low-0", "low-1", "low-2"]
+    assert choice.line.endswith("0.001: 50.00% (n = 4); with too few seeds to be taken: 1e-05.")
 
 
 def test_a_choice_without_held_out_accuracies_names_the_run_and_the_command(write: Write, tmp_path: Path) -> None:

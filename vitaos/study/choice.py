@@ -15,6 +15,7 @@ from vitaos.study.runs import Run
 __all__ = ["HELD_OUT", "Choice", "Trial", "choose_by_held_out", "values_of"]
 
 HELD_OUT: Final = "held_out"
+_ENOUGH_SEEDS: Final = 3  # as many as an interval needs; a mean of fewer is not set against one of so many
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ class Choice:
         run = self.run
         blocks = "" if run.depth is None else f", {run.depth} blocks"
         tried = ", ".join(f"{trial.value}: {trial.held_out:.2f}% (n = {len(trial.runs)})" for trial in self.trials)
-        seeds = max(len(trial.runs) for trial in self.trials)
-        fewer = [str(trial.value) for trial in self.trials if len(trial.runs) < seeds]
-        left_out = f"; with fewer seeds, not to be taken: {', '.join(fewer)}" if fewer else ""
+        fewer = [str(trial.value) for trial in self.trials if len(trial.runs) < _seeds_asked(self.trials)]
+        left_out = f"; with too few seeds to be taken: {', '.join(fewer)}" if fewer else ""
         setting = f"{run.model}{blocks}, {run.technique}"
         return f"{setting}: {self.key}={self.value}, best on held-out images of {tried}{left_out}."
 
@@ -67,7 +67,7 @@ class Choice:
 def choose_by_held_out(runs: Sequence[Run], key: str) -> tuple[list[Run], list[Choice]]:
     """Keep, of the finished runs of a model, dataset, depth and technique, those with the best value of a key.
 
-    The best is taken of the values that have the most seeds: the mean of fewer is left out of the choice.
+    A value needs as many seeds as the one that has most, or three, to be taken.
 
     Args:
         runs: all runs, finished or not.
@@ -111,9 +111,13 @@ def _choose(key: str, by_value: dict[Any, list[Run]]) -> Choice:
         Trial(value, tuple(tuned), mean(map(_held_out_top1, tuned)) if must_choose else None)
         for value, tuned in sorted(by_value.items(), key=lambda item: _order(item[0]))
     )
-    seeds = max(len(trial.runs) for trial in trials)
-    complete = [trial for trial in trials if len(trial.runs) == seeds]  # one lucky seed is no better value
-    return Choice(key, trials, max(complete, key=lambda trial: trial.held_out or 0.0).value)
+    able = [trial for trial in trials if len(trial.runs) >= _seeds_asked(trials)]
+    return Choice(key, trials, max(able, key=lambda trial: trial.held_out or 0.0).value)
+
+
+def _seeds_asked(trials: Sequence[Trial]) -> int:
+    """Seeds that a value needs to be taken: one lucky seed is no better value."""
+    return min(_ENOUGH_SEEDS, max(len(trial.runs) for trial in trials))
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
