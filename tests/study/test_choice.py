@@ -86,6 +86,7 @@ def test_a_report_shows_all_values_tried_and_marks_the_taken_one(write: Write, t
     assert "| model | technique | 0.0001 | 0.001 |" in report
     assert "| deit_s, 12 blocks | plain | **70.00** (1) | 90.00 (1) |" in report
     assert "| deit_s, 12 blocks | AttnScale | **71.00** (1) |  |" in report
+    assert "beside tuned ones: deit_s-r0.5, plain; deit_s, attnscale." in report
     assert "by `skip_gain`, each at the `recipe.lr` chosen for it on held-out images" in report
     figure = tmp_path / "report" / "choice_recipe.lr_deit_s_imagenet_12.png"
     assert figure in written

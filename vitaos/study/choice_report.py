@@ -40,7 +40,9 @@ def markdown_of_choices(study: Study) -> list[str]:
         texts = {str(trial.value): _text(study, choice, trial) for trial in choice.trials}
         row = [f"{run.model}{depth}", technique_title(run.technique), *(texts.get(str(value), "") for value in values)]
         lines.append("| " + " | ".join(row) + " |")
-    return [*lines, "", *(f"- {choice.line}" for choice in made)]
+    one = [f"{choice.run.model}, {choice.run.technique}" for choice in study.choices if len(choice.trials) == 1]
+    untuned = [f"- Only one value was tried, to their disadvantage beside tuned ones: {'; '.join(one)}."] if one else []
+    return [*lines, "", *(f"- {choice.line}" for choice in made), *untuned]
 
 
 def draw_choices(study: Study, folder: Path) -> list[Path]:

@@ -39,8 +39,8 @@ def draw_response(
     left.set_title(f"mean; dots: seeds (n = {count}){bars}", loc="left")
     _draw_lines(right, response, techniques, lambda point: point.after_last_block("token_similarity"))
     right.set_ylabel("token similarity, last block")
-    own = "" if tuned is None else f"; each at its own {tuned}"
-    right.set_title(f"end of training, mean over seeds{own}", loc="left")
+    which = ", mean over seeds" if tuned is None else f"; each at its own {tuned}"
+    right.set_title(f"end of training{which}", loc="left")
     for axes in (left, right):
         axes.set_xlabel("skip gain r (1: the ordinary network)")
         axes.invert_xaxis()  # from the ordinary network to the collapsed one
