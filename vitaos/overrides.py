@@ -23,8 +23,8 @@ from vitaos.suggest import did_you_mean
 from vitaos.user_configs import user_folders
 
 _OF_THE_GRAMMAR: Final = set("'\"[]{},\\")
-_OPENING: Final = {"{": "}", "[": "]"}
 """Characters with a meaning: a value that holds one is quoted by whoever typed it, or not at all."""
+_OPENING: Final = {"{": "}", "[": "]"}
 _FREE_KEYS: Final = ("model.keywords.", "optimizer.keywords.", "recipe.lr_scale")
 """Keys whose own keys are the user's, so that none has a default here."""
 _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")

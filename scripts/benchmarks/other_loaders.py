@@ -20,7 +20,23 @@ class Images:
     targets: Tensor
 
 
-class FfcvOwnLoader:
+class _Loader:
+    """Batches of images and classes of `loader`, whose threads or processes end with each pass."""
+
+    def __init__(self, loader: Any, batch_size: int) -> None:
+        self._loader = loader
+        self.images_per_epoch = len(loader) * batch_size
+
+    def epoch(self, _: int) -> Iterator[Images]:
+        """One pass over all of them."""
+        for images, targets in self._loader:
+            yield Images(images, targets)
+
+    def close(self) -> None:
+        """Nothing is left to be closed."""
+
+
+class FfcvOwnLoader(_Loader):
     """``ffcv.loader.Loader`` with FFCV's random crop (area) and flip; numba compiles for it once, here."""
 
     def __init__(self, path: Path, *, batch_size: int, img_size: int, workers: int) -> None:
@@ -34,39 +50,23 @@ class FfcvOwnLoader:
             "image": [decoder, RandomHorizontalFlip(), ToTensor(), ToTorchImage()],
             "label": [IntDecoder(), ToTensor(), Squeeze()],
         }
-        self._loader = Loader(
+        loader = Loader(
             str(path), batch_size=batch_size, num_workers=workers, order=OrderOption.RANDOM, drop_last=True,
             pipelines=pipelines,
         )  # fmt: skip
-        self.images_per_epoch = len(self._loader) * batch_size
+        super().__init__(loader, batch_size)
         for _ in self.epoch(0):  # compiles
             pass
 
-    def epoch(self, _: int) -> Iterator[Images]:
-        """One pass over the file."""
-        for images, targets in self._loader:
-            yield Images(images, targets)
 
-    def close(self) -> None:
-        """Its threads end with each pass."""
-
-
-class TorchvisionLoader:
+class TorchvisionLoader(_Loader):
     """``ImageFolder`` in worker processes, ``decode_image`` and transforms on tensors (antialiased)."""
 
     def __init__(self, root: Path, *, batch_size: int, img_size: int, workers: int) -> None:
         crop = v2.Compose([v2.RandomResizedCrop(img_size, antialias=True), v2.RandomHorizontalFlip()])
         data = ImageFolder(str(root), crop, loader=_read)
-        self._loader: Any = DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
-        self.images_per_epoch = len(self._loader) * batch_size
-
-    def epoch(self, _: int) -> Iterator[Images]:
-        """One pass over the folder."""
-        for images, targets in self._loader:
-            yield Images(images, targets)
-
-    def close(self) -> None:
-        """Its workers end with each pass."""
+        loader: Any = DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+        super().__init__(loader, batch_size)
 
 
 def _read(path: str) -> Any:

@@ -36,10 +36,7 @@ class Drawing:
 
 def drawings(analyses: Sequence[Analysis]) -> list[Drawing]:
     """The figures that these runs have something to show in."""
-    labels = [shorten(run.label) for run in analyses]
-    if curves.has_applied(analyses):
-        labels.append("without AttnScale")
-    labels.append(curves.SPREAD_LABEL)
+    labels = [*responses.curve_labels(analyses), curves.SPREAD_LABEL]
     small = (COLUMN, 2.1 + legend_height(labels, COLUMN))
     below = legend_height(labels, PAGE)
     blocks = max(len(maps.square_layers(run)) for run in analyses)

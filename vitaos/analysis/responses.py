@@ -13,7 +13,7 @@ from vitaos.analysis.measured import Analysis, AttentionMeasures
 from vitaos.analysis.spectrum import response_frequencies
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, shorten
 
-__all__ = ["draw_response", "response_size"]
+__all__ = ["curve_labels", "draw_response", "response_size"]
 
 _COLUMNS: Final = 6
 _HALVES: Final = ["\N{MINUS SIGN}½", "0", "½"]
@@ -21,7 +21,7 @@ _HALVES: Final = ["\N{MINUS SIGN}½", "0", "½"]
 
 def draw_response(figure: Any, analyses: Sequence[Analysis]) -> None:
     """Spectral response of every block's attention, mean over heads, one small panel a block."""
-    labels = _labels(analyses)
+    labels = curve_labels(analyses)
     count = max(len(square_layers(run)) for run in analyses)
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
@@ -49,15 +49,15 @@ def draw_response(figure: Any, analyses: Sequence[Analysis]) -> None:
     legend_below(figure, handles, labels)
 
 
-def _labels(analyses: Sequence[Analysis]) -> list[str]:
-    """The legend of :func:`draw_response`."""
+def curve_labels(analyses: Sequence[Analysis]) -> list[str]:
+    """The legend of a figure with a curve for each run."""
     return [*(shorten(run.label) for run in analyses), *(["without AttnScale"] if has_applied(analyses) else [])]
 
 
 def response_size(analyses: Sequence[Analysis]) -> tuple[float, float]:
     """Inches that :func:`draw_response` takes."""
     rows = -(-max(len(square_layers(run)) for run in analyses) // _COLUMNS)
-    return PAGE, 0.5 + 0.95 * rows + legend_height(_labels(analyses), PAGE)
+    return PAGE, 0.5 + 0.95 * rows + legend_height(curve_labels(analyses), PAGE)
 
 
 def _margins(figure: Any, labels: Sequence[str], rows: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from vitaos.data.corrupt_images import CorruptImages, OnBad
 from vitaos.data.corruptions import Corruption
 from vitaos.data.crops import CropSettings, center_crop
 from vitaos.data.folder.loader import FolderEvalLoader, FolderTrainLoader
-from vitaos.data.folder.scan import Once, scan_folder
+from vitaos.data.folder.scan import Once, by_itself, scan_folder
 from vitaos.data.indexed import Images, Part, open_indexed
 from vitaos.data.order import TrainOrder
 from vitaos.data.resize import RESIZES, Resize
@@ -88,10 +88,6 @@ class Loaders:
         self.val.close()
 
 
-def _by_itself(look: Callable[[], Any]) -> Any:
-    return look()
-
-
 @dataclass(frozen=True)
 class ReadSettings:
     """How images are read, in training and evaluation alike.
@@ -121,7 +117,7 @@ class ReadSettings:
     pin_memory: bool = False
     own_process: bool = False
     on_bad: OnBad | None = None
-    once: Once = _by_itself
+    once: Once = by_itself
 
     def __post_init__(self) -> None:
         check_choice("resize", self.resize, RESIZES)

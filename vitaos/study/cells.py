@@ -17,6 +17,7 @@ from scipy.stats import ttest_ind
 from vitaos.config import LOCAL, TrainConfig, added_keys, marked_keys
 from vitaos.study.budget import Budget, CostOf, budget_of, excess
 from vitaos.study.choice import Choice
+from vitaos.study.labels import blocks_text
 from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
 
 __all__ = [
@@ -158,7 +159,7 @@ def build_study(
     finished, without_number = _with_number(finished, metric)
     groups: dict[tuple[str, str, int | None, str], list[Run]] = {}
     for run in finished:
-        key = (run.model, str(run.config.get("data.name")), run.depth, run.technique)
+        key = (run.model, run.data, run.depth, run.technique)
         groups.setdefault(key, []).append(run)
     extra_keys = ("monitor",) if metric in _MONITORED else ()  # its settings matter to what it measures
     is_known = any(metric in run.metrics[-1] for run in finished)
@@ -210,8 +211,7 @@ def _compare(
 
 
 def _describe(one: "Cell | Run") -> str:
-    depth = "" if one.depth is None else f", {one.depth} blocks"
-    return f"{one.model}{depth}, {one.technique}"
+    return f"{one.model}{blocks_text(one.depth)}, {one.technique}"
 
 
 def _check_only_seed_differs(runs: Sequence[Run], extra_keys: Collection[str]) -> None:

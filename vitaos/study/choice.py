@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Final
 
+from vitaos.study.labels import blocks_text
 from vitaos.study.run_files import read_top1
 from vitaos.study.runs import Run
 
-__all__ = ["HELD_OUT", "Choice", "Trial", "choose_by_held_out", "values_of"]
+__all__ = ["HELD_OUT", "SEEDS_OF_AN_INTERVAL", "Choice", "Trial", "choose_by_held_out", "values_of"]
 
 HELD_OUT: Final = "held_out"
-_ENOUGH_SEEDS: Final = 3  # as many as an interval needs; a mean of fewer is not set against one of so many
+SEEDS_OF_AN_INTERVAL: Final = 3
+"""Seeds from which on a mean has an interval worth showing: that of two is as wide as the axis."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,10 @@ class Choice:
     def line(self) -> str:
         """What was taken, out of what, and by which accuracies."""
         run = self.run
-        blocks = "" if run.depth is None else f", {run.depth} blocks"
         tried = ", ".join(f"{trial.value}: {trial.held_out:.2f}% (n = {len(trial.runs)})" for trial in self.trials)
         fewer = [str(trial.value) for trial in self.trials if len(trial.runs) < _seeds_asked(self.trials)]
         left_out = f"; with too few seeds to be taken: {', '.join(fewer)}" if fewer else ""
-        setting = f"{run.model}{blocks}, {run.technique}"
+        setting = f"{run.model}{blocks_text(run.depth)}, {run.technique}"
         return f"{setting}: {self.key}={self.value}, best on held-out images of {tried}{left_out}."
 
 
@@ -85,7 +86,7 @@ def choose_by_held_out(runs: Sequence[Run], key: str) -> tuple[list[Run], list[C
     groups: dict[tuple[Any, ...], dict[Any, list[Run]]] = {}
     for run in runs:
         if run.is_finished:
-            cell = (run.model, str(run.config.get("data.name")), run.depth, run.technique)
+            cell = (run.model, run.data, run.depth, run.technique)
             groups.setdefault(cell, {}).setdefault(_value(run, key), []).append(run)
     choices = [_choose(key, by_value) for by_value in groups.values()]
     left = [run for run in runs if not run.is_finished]
@@ -117,7 +118,7 @@ def _choose(key: str, by_value: dict[Any, list[Run]]) -> Choice:
 
 def _seeds_asked(trials: Sequence[Trial]) -> int:
     """Seeds that a value needs to be taken: one lucky seed is no better value."""
-    return min(_ENOUGH_SEEDS, max(len(trial.runs) for trial in trials))
+    return min(SEEDS_OF_AN_INTERVAL, max(len(trial.runs) for trial in trials))
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

@@ -11,7 +11,7 @@ from vitaos.analysis.figures import new_figure
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
 from vitaos.study.cells import Study
 from vitaos.study.choice import Choice, Trial, values_of
-from vitaos.study.labels import axis_label, decimals, file_stem, mean_text, technique_title
+from vitaos.study.labels import axis_label, blocks_text, decimals, file_stem, mean_text, technique_title
 
 __all__ = ["draw_choices", "markdown_of_choices"]
 
@@ -36,9 +36,9 @@ def markdown_of_choices(study: Study) -> list[str]:
     ]
     for choice in study.choices:
         run = choice.run
-        depth = "" if run.depth is None else f", {run.depth} blocks"
-        texts = {str(trial.value): _text(study, choice, trial) for trial in choice.trials}
-        row = [f"{run.model}{depth}", technique_title(run.technique), *(texts.get(str(value), "") for value in values)]
+        texts = {trial.value: _text(study, choice, trial) for trial in choice.trials}
+        row = [f"{run.model}{blocks_text(run.depth)}", technique_title(run.technique)]
+        row += [texts.get(value, "") for value in values]
         lines.append("| " + " | ".join(row) + " |")
     one = [f"{choice.run.model}, {choice.run.technique}" for choice in study.choices if len(choice.trials) == 1]
     untuned = [f"- Only one value was tried, to their disadvantage beside tuned ones: {'; '.join(one)}."] if one else []
@@ -50,12 +50,12 @@ def draw_choices(study: Study, folder: Path) -> list[Path]:
     groups: dict[tuple[str, str, int | None], list[Choice]] = {}
     for choice in study.choices:
         run = choice.run
-        groups.setdefault((run.backbone, str(run.config.get("data.name")), run.depth), []).append(choice)
+        groups.setdefault((run.backbone, run.data, run.depth), []).append(choice)
     paths = []
     for (backbone, data, depth), choices in groups.items():
         if all(len(choice.trials) == 1 for choice in choices):
             continue
-        name = file_stem(choices[0].key, backbone, data, *([] if depth is None else [str(depth)]))
+        name = file_stem(choices[0].key, backbone, data, depth=depth)
         paths.append(folder / f"choice_{name}.png")
         _draw(study, choices).savefig(paths[-1])
     return paths
@@ -91,13 +91,12 @@ def _draw(study: Study, choices: Sequence[Choice]) -> Any:
 
 def _draw_line(axes: Any, study: Study, choice: Choice, values: Sequence[Any]) -> None:
     index = study.techniques.index(choice.run.technique)
-    places = {str(value): _place(values, value) for value in values}
     x, y = [], []
     for trial in choice.trials:
         found = _metric(study, trial)
         if not found:
             continue
-        place = places[str(trial.value)]
+        place = _place(values, trial.value)
         x.append(place)
         y.append(mean(found))
         axes.plot([place] * len(found), found, "o", color=color(index), markersize=2, alpha=0.5)

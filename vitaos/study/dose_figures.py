@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from statistics import mean
-from typing import Any, Final
+from typing import Any
 
 from matplotlib.lines import Line2D
 
 from vitaos.analysis.measured import LEARNED
 from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
+from vitaos.study.choice import SEEDS_OF_AN_INTERVAL
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.labels import axis_label, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["draw_by_block", "draw_learned", "draw_response", "figure_size", "learned_here"]
-
-_SEEDS_OF_AN_INTERVAL: Final = 3
-"""Seeds from which on an interval is drawn: that of two is as wide as the axis, and shows nothing."""
 
 
 def figure_size(techniques: Sequence[str]) -> tuple[float, float]:
@@ -35,7 +33,7 @@ def draw_response(
     left.set_ylabel(axis_label(metric))
     seeds = sorted({len(point.cell.runs) for point in response.points})
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    bars = "; bars: 95%" if seeds[-1] >= _SEEDS_OF_AN_INTERVAL else ""
+    bars = "; bars: 95%" if seeds[-1] >= SEEDS_OF_AN_INTERVAL else ""
     left.set_title(f"mean; dots: seeds (n = {count}){bars}", loc="left")
     _draw_lines(right, response, techniques, lambda point: point.after_last_block("token_similarity"))
     right.set_ylabel("token similarity, last block")
@@ -120,7 +118,7 @@ def _draw_lines(
         for point, _ in points:
             values = point.cell.values
             axes.plot([point.skip_gain] * len(values), values, "o", color=color(index), markersize=2, alpha=0.5)
-            if len(values) >= _SEEDS_OF_AN_INTERVAL:
+            if len(values) >= SEEDS_OF_AN_INTERVAL:
                 axes.errorbar(
                     point.skip_gain,
                     point.cell.mean,

@@ -11,7 +11,7 @@ from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.dose_figures import draw_by_block, draw_learned, draw_response, figure_size, learned_here
-from vitaos.study.labels import axis_label, decimals, file_stem, interval_text, mean_text, technique_title
+from vitaos.study.labels import axis_label, blocks_text, decimals, file_stem, interval_text, mean_text, technique_title
 from vitaos.study.runs import PLAIN
 
 __all__ = ["dose_rows", "draw_dose_figures", "markdown_of_dose"]
@@ -21,8 +21,7 @@ def markdown_of_dose(study: Study, response: DoseResponse) -> list[str]:
     """Three tables: the metric, its difference to plain (a row a technique, a column a dose), and the insides."""
     digits = decimals(study.metric)
     techniques = [name for name in study.techniques if response.of(name)]
-    depth = "" if response.depth is None else f", {response.depth} blocks"
-    lines = [f"## Dose-response of {response.model} on {response.data}{depth}", ""]
+    lines = [f"## Dose-response of {response.model} on {response.data}{blocks_text(response.depth)}", ""]
     own = "" if study.tuned is None else f", each at the `{study.tuned}` chosen for it on held-out images"
     lines += [f"{axis_label(study.metric)} by `skip_gain`{own}; mean ± standard deviation (seeds).", ""]
     lines += _grid(response, techniques, lambda point: _mean(point, digits))
@@ -107,7 +106,7 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
 def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> list[Path]:
     """Draw the figures and return their paths; learned values have one where any technique learns them."""
     techniques = study.techniques
-    name = file_stem(response.model, response.data, *([] if response.depth is None else [str(response.depth)]))
+    name = file_stem(response.model, response.data, depth=response.depth)
     width, height = figure_size(techniques)
     headline, by_block = folder / f"dose_{name}.png", folder / f"dose_blocks_{name}.png"
     figure = new_figure((width, height))

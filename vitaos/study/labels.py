@@ -5,6 +5,7 @@ from typing import Final
 
 __all__ = [
     "axis_label",
+    "blocks_text",
     "decimals",
     "file_stem",
     "interval_text",
@@ -95,9 +96,14 @@ def interval_text(interval: tuple[float, float], digits: int, brackets: str = "[
     return f"{brackets[0]}{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}{brackets[1]}"
 
 
-def file_stem(*names: str) -> str:
+def blocks_text(depth: int | None) -> str:
+    """What follows a model's name where its depth is known."""
+    return "" if depth is None else f", {depth} blocks"
+
+
+def file_stem(*names: str, depth: int | None = None) -> str:
     """Part of a file's name; what a run folder names its model and data never leads out of the report's folder."""
-    return re.sub(r"[^\w.+-]", "-", "_".join(names))
+    return re.sub(r"[^\w.+-]", "-", "_".join([*names, *([] if depth is None else [str(depth)])]))
 
 
 def _is_percentage(metric: str) -> bool:

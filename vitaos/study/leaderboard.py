@@ -10,7 +10,16 @@ from vitaos.analysis.style import PAGE, color
 from vitaos.study.budget_report import relative_cost
 from vitaos.study.cells import Cell, Study
 from vitaos.study.dose import DosePoint, DoseResponse
-from vitaos.study.labels import axis_label, decimals, file_stem, interval_text, mean_text, metric_title, technique_title
+from vitaos.study.labels import (
+    axis_label,
+    blocks_text,
+    decimals,
+    file_stem,
+    interval_text,
+    mean_text,
+    metric_title,
+    technique_title,
+)
 from vitaos.study.runs import PLAIN
 
 __all__ = ["Leaderboard", "build_leaderboards", "draw_leaderboard", "markdown_of_leaderboard"]
@@ -38,8 +47,7 @@ class Leaderboard:
 
     @property
     def title(self) -> str:
-        depth = "" if self.depth is None else f", {self.depth} blocks"
-        return f"{self.model} on {self.data}{depth}, r = {self.skip_gain:g}"
+        return f"{self.model} on {self.data}{blocks_text(self.depth)}, r = {self.skip_gain:g}"
 
 
 def build_leaderboards(responses: Sequence[DoseResponse]) -> list[Leaderboard]:
@@ -87,8 +95,7 @@ def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
 
 def draw_leaderboard(study: Study, board: Leaderboard, folder: Path) -> Path:
     """Differences to plain, one row a technique: thick, Welch's interval over seeds; thin, the bootstrap's."""
-    names = [] if board.depth is None else [str(board.depth)]
-    path = folder / f"leaderboard_{file_stem(board.model, board.data, *names)}_r{board.skip_gain:g}.png"
+    path = folder / f"leaderboard_{file_stem(board.model, board.data, depth=board.depth)}_r{board.skip_gain:g}.png"
     figure = new_figure((PAGE, 1.25 + 0.24 * len(board.points)))
     axes = figure.subplots()
     for row, point in enumerate(board.points):

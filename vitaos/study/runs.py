@@ -49,6 +49,11 @@ class Run:
         return self.backbone if self.skip_gain == 1 else f"{self.backbone}-r{self.skip_gain}"
 
     @property
+    def data(self) -> str:
+        """The dataset's name."""
+        return str(self.config.get("data.name"))
+
+    @property
     def global_batch(self) -> int | None:
         """Images of a global step over all processes; None where the folder does not record it."""
         batch_size, processes = self.config.get("batch_size"), self.session.get("world_size")

@@ -38,7 +38,13 @@ Reasons = dict[int, str]  # number of a file -> why it is no image
 Once = Callable[[Callable[[], Reasons]], Reasons]
 """Has one of several processes do it, and gives its result to all."""
 
+
 log = logging.getLogger(__name__)
+
+
+def by_itself(look: Callable[[], Reasons]) -> Reasons:
+    """:data:`Once` of a single process."""
+    return look()
 
 
 class Unusable(NamedTuple):
@@ -53,9 +59,7 @@ class Unusable(NamedTuple):
     reason: str = ""
 
 
-def scan_folder(
-    root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "", once: Once = lambda look: look()
-) -> ImageFolder:
+def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "", once: Once = by_itself) -> ImageFolder:
     """Find the classes and images below a folder.
 
     Args:
