@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from vitaos.deferred_imports import deferred
+
 _REGISTRY = "vitaos.timm_registry"
 
 
@@ -34,7 +36,8 @@ class _TimmFinder(MetaPathFinder):
         load = loader.exec_module
 
         def load_and_register(module: ModuleType) -> None:
-            load(module)
+            with deferred("wandb"):  # wanted for one line of the summary of timm's own training script
+                load(module)
             importlib.import_module(_REGISTRY)
 
         loader.exec_module = load_and_register

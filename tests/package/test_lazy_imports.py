@@ -54,3 +54,12 @@ def test_timm_knows_the_names_whichever_is_imported_first() -> None:
     )
     done = python(f"{lazily}; assert vitaos.techniques.names() and callable(vitaos.create_model)")
     assert done.returncode == 0, done.stderr
+
+
+def test_weights_and_biases_waits_until_it_is_used() -> None:
+    """timm's import asks for it: a run that tracks nothing never pays for it, and one that does has all of it."""
+    used = "import vitaos, timm, sys; assert 'wandb.sdk' not in sys.modules; import wandb; wandb.sdk.wandb_run.Run"
+    done = python(f"{used}; from wandb.errors import CommError; assert issubclass(CommError, Exception)")
+    assert done.returncode == 0, done.stderr
+    missing = python("import sys; sys.modules['wandb'] = None; import vitaos, timm; assert timm.list_models()")
+    assert missing.returncode == 0, missing.stderr
