@@ -12,7 +12,8 @@ GRAPHS = 3  # training, evaluation, evaluation of the average
 def check(cases: list[dict[str, Any]], count: int) -> None:
     assert len(cases) == count
     for case in cases:
-        name = case.pop("case")
+        name, bands = case.pop("case"), case.pop("bands")
+        assert bool(bands) == name.endswith("both"), f"{name}: the kernel of bands ran {bands} times in a step"
         assert case == {"graphs": [GRAPHS, GRAPHS], "breaks": {}, "evaluated batches": [60, 100]}, name
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vitaos.techniques import fold_function, folding
+from vitaos.techniques.band_kernel import band
 from vitaos.techniques.bands import Bands, Projection
 
 
@@ -61,3 +62,26 @@ def test_the_fused_function_can_be_differentiated_twice() -> None:
     torch.testing.assert_close(
         penalty(fold_function.project_fused), penalty(folding.fold_and_project), rtol=1e-4, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((2, 7, 70), torch.float32),
+        ((1, 300, 33), torch.float32),
+        ((1, 1100, 3), torch.float32),  # more than a program holds
+        ((2, 197, 72), torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_kernel_of_bands_is_the_formula(shape: tuple[int, int, int], dtype: torch.dtype, turned: bool) -> None:
+    torch.manual_seed(0)
+    B, N, C = shape
+    gradient = (torch.randn(B, C, N).transpose(1, 2) if turned else torch.randn(shape)).to(dtype)
+    gain, low = torch.randn(2, C)
+    banded, total = band(gradient, gain, low)
+    wide = gradient.double()
+    expected = gain * wide + low * wide.mean(1, keepdim=True)
+    assert banded.dtype == dtype and banded.is_contiguous()
+    torch.testing.assert_close(total, wide.sum(1, keepdim=True).float(), rtol=1e-6, atol=2e-5)
+    torch.testing.assert_close(banded, expected.to(dtype), rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)

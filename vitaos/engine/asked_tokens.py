@@ -18,6 +18,7 @@ _LAYERS: Final[tuple[Callable[..., Any], ...]] = (F.linear, F.layer_norm, F.gelu
 """Functions of the tokens that are their first argument; the others hold no tokens."""
 _SUMS: Final[tuple[Callable[..., Any], ...]] = (operator.add, operator.sub, operator.mul, operator.truediv)
 _METHODS: Final = ("to", "float")
+_TOKEN: Final = "token"  # argument of operators of this project (``techniques.banded_product``)
 _TEMPLATE: Final = "new_empty"  # asks a tensor for its type and device only: the draws of stochastic depth
 
 
@@ -52,7 +53,8 @@ def _only_for(asking: fx.Node, nodes: list[fx.Node]) -> list[fx.Node]:
     found = {asking}
     for node in reversed(nodes[: nodes.index(asking)]):
         users = [user for user in node.users if user.target != _TEMPLATE]
-        if users and all(user in found for user in users) and _is_token_by_token(node, tokens):
+        asked_for = users and all(user in found and not _takes_token(user) for user in users)
+        if asked_for and (_takes_token(node) or _is_token_by_token(node, tokens)):
             found.add(node)
     return [node for node in nodes if node in found and node is not asking]
 
@@ -66,6 +68,12 @@ def _is_token_by_token(node: fx.Node, tokens: int) -> bool:
     if node.target in _SUMS:
         return all(_may_stand_beside(one, tokens) for one in node.args)
     return node.target in _LAYERS and not _mixes_or_draws(node)
+
+
+def _takes_token(node: fx.Node) -> bool:
+    """Whether it is an operator that can be asked for one token's result, and looks at all tokens for it."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(argument.name == _TOKEN for argument in schema.arguments)
 
 
 def _mixes_or_draws(node: fx.Node) -> bool:
@@ -104,7 +112,9 @@ def _narrow(graph: fx.Graph, asking: fx.Node, token: int, found: list[fx.Node]) 
 
     for node in found:
         with graph.inserting_before(node):
-            made = graph.node_copy(node, one_token)
+            made = graph.node_copy(node, (lambda argument: argument) if _takes_token(node) else one_token)
+        if _takes_token(node):
+            made.kwargs = {**made.kwargs, _TOKEN: token}
         made.meta["example_value"] = node.meta["example_value"][:, token : token + 1]
         narrowed[node] = made
     asking.replace_input_with(asking.args[0], narrowed[asking.args[0]])  # type: ignore[arg-type, index]

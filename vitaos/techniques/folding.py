@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32, no_autocast
+from vitaos.techniques.banded_product import banded_product
 from vitaos.techniques.bands import Bands, MapBands, Projection, TokenBands, Weight, in_turn, wide
 from vitaos.techniques.fold_function import applies, project_fused
 from vitaos.techniques.recombine import token_mean
@@ -148,6 +149,12 @@ def fold_and_project(
         vector_BC = F.linear(
             (direct - high) * token_mean(v_BHND, sizes_BN).flatten(1), weight
         )  # what the map's own DC brings
+    if outer is not None and sizes_BN is None and _compiles_training():
+        high, direct = (wide(part) for part in outer)
+        if isinstance(high, Tensor) and isinstance(direct, Tensor):  # one pass less over the gradient
+            vector_BC = (1 + direct) * (vector_BC + (0.0 if bias is None else bias))
+            vector_BC = vector_BC.expand(len(z_BNK), -1)
+            return banded_product(z_BNK, folded, 1 + high, direct - high, vector_BC)
     if outer is not None:
         high, direct = (wide(part) for part in outer)
         gain_C = 1 + high
@@ -161,6 +168,11 @@ def fold_and_project(
         vector_BC, folded_bias = vector_BC + folded_bias, None
     y_BNC = F.linear(z_BNK, folded.to(dtype), None if folded_bias is None else folded_bias.to(dtype))
     return (y_BNC + vector_BC.unsqueeze(1)).to(dtype)
+
+
+def _compiles_training() -> bool:
+    """Whether there will be a gradient of what is compiled now."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
 
 
 def _by_channel(weight: Weight, head_dim: int) -> Weight:

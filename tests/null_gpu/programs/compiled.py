@@ -15,24 +15,27 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from tests.null_gpu.programs.miniature import Run, build_run, data_root, overrides_of
+from tests.null_gpu.recording import recording
 
 CASES: Final = {"plain": (), "both": ("attnscale=true", "featscale=true")}
 STEPS: Final = 2
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """Two epochs, cut short: graphs compiled by the end of each, and what broke them."""
+    """Two epochs, cut short: graphs compiled by the end of each, what broke them, launches of the kernel of bands."""
     trainer, graphs = run.trainer, []
     for epoch in range(2):
         batches = run.loaders.train.epoch(epoch, 0)
         trainer.network.train()
         for _ in range(STEPS):
-            trainer._train_step(batches)
+            with recording() as record:
+                trainer._train_step(batches)
             trainer.progress.step += 1
         evaluate(run)
         graphs.append(counters["stats"]["unique_graphs"])
     return {
         "graphs": graphs,
+        "bands": record.kernels["_band"],
         "breaks": dict(counters["graph_break"]),
         "evaluated batches": sorted({len(batch.images) for batch in run.loaders.val}),
     }
