@@ -82,6 +82,7 @@ def test_the_kernel_of_bands_is_the_formula(shape: tuple[int, int, int], dtype: 
     banded, total = band(gradient, gain, low)
     wide = gradient.double()
     expected = gain * wide + low * wide.mean(1, keepdim=True)
-    assert banded.dtype == dtype and banded.is_contiguous()
+    assert banded.dtype == dtype
+    assert banded.is_contiguous()
     torch.testing.assert_close(total, wide.sum(1, keepdim=True).float(), rtol=1e-6, atol=2e-5)
     torch.testing.assert_close(banded, expected.to(dtype), rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)

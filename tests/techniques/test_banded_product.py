@@ -1,4 +1,4 @@
-"""The product with bands: values and every gradient against the formula differentiated step by step, and who uses it."""
+"""The product with bands: values and every gradient against the formula step by step, and who uses it."""
 
 from typing import Any
 
@@ -44,7 +44,8 @@ def test_the_product_is_the_formula(dtype: torch.dtype, tolerance: float) -> Non
     wide.backward(seed.to(wide.dtype))
     pairs = {"y": (y, wide)} | {n: (a.grad, b.grad) for n, a, b in zip(NAMES, found, expected, strict=True)}
     for name, (one, other) in pairs.items():
-        assert one is not None and other is not None
+        assert one is not None
+        assert other is not None
         error = (one - other).abs().max() / other.abs().max()
         assert error < tolerance, name
 

@@ -1,4 +1,4 @@
-"""A product whose tokens are re-weighed by band, and whose gradient takes one pass more than a product's: compiled code.
+"""A product whose tokens are re-weighed by band, with a gradient made of one product: for compiled code.
 
 With tokens z (B, N, K), a weight P (C, K), and for each channel a gain g and a weight m of the mean,
 
@@ -30,7 +30,9 @@ from vitaos.techniques.recombine import token_mean
 ALL_TOKENS: Final = -1
 
 _LIBRARY: Final = torch.library.Library("vitaos", "FRAGMENT")
-_LIBRARY.define("banded_product(Tensor z, Tensor weight, Tensor gain, Tensor low, Tensor vector, int token=-1) -> Tensor")
+_LIBRARY.define(
+    "banded_product(Tensor z, Tensor weight, Tensor gain, Tensor low, Tensor vector, *, int token=-1) -> Tensor"
+)
 _LIBRARY.define("banded_gradient(Tensor gradient, Tensor gain, Tensor low) -> (Tensor, Tensor)")
 
 
@@ -52,7 +54,9 @@ class _BandedProduct(torch.autograd.Function):
     """z, P, g, m, v -> y."""
 
     @staticmethod
-    def forward(ctx: Any, z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor) -> Tensor:
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any, z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(z_BNK, weight, gain, low)
         return _product(z_BNK, weight, gain, low, vector_BC)
 
@@ -71,7 +75,7 @@ class _BandedProduct(torch.autograd.Function):
 
 
 def _product(
-    z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor, token: int = ALL_TOKENS
+    z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor, *, token: int = ALL_TOKENS
 ) -> Tensor:
     """For all tokens, or for one, (B, 1, C); the mean is over all."""
     asked = z_BNK if token == ALL_TOKENS else z_BNK[:, token : token + 1]
@@ -81,10 +85,10 @@ def _product(
 
 
 def _differentiable(
-    z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor, token: int = ALL_TOKENS
+    z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor, *, token: int = ALL_TOKENS
 ) -> Tensor:
     if token != ALL_TOKENS:
-        return _product(z_BNK, weight, gain, low, vector_BC, token)
+        return _product(z_BNK, weight, gain, low, vector_BC, token=token)
     y_BNC: Tensor = _BandedProduct.apply(z_BNK, weight, gain, low, vector_BC)
     return y_BNC
 
