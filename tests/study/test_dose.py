@@ -12,7 +12,7 @@ from scipy.stats import ttest_ind
 from tests.study.run_folders import Write, study
 from vitaos.study.dose import build_dose_responses
 from vitaos.study.report import write_report
-from vitaos.study.significance import bootstrap_interval, holm
+from vitaos.study.significance import bootstrap_interval, holm, paired_interval
 
 BY_BLOCK = {
     "token_similarity_by_block": [0.2, 0.9],
@@ -133,6 +133,15 @@ def test_the_bootstrap_pairs_images_and_covers_what_is_known() -> None:
     assert 0.8 * width < high - low < 2.5 * width
     with pytest.raises(ValueError, match="500 against 2000 images"):
         bootstrap_interval(same, one)
+
+
+def test_seeds_that_run_alike_tell_a_small_difference() -> None:
+    """By hand: differences 0.2, 0.4 and 0.6 have mean 0.4, standard error 0.2 / sqrt(3) and a quantile of 4.3027."""
+    plain = {0: 30.0, 1: 40.0, 2: 50.0, 7: 99.0}
+    interval = paired_interval({2: 50.2, 0: 30.6, 1: 40.4, 8: 0.0}, plain)
+    assert interval == pytest.approx((0.4 - 4.3027 * 0.2 / 3**0.5, 0.4 + 4.3027 * 0.2 / 3**0.5), abs=1e-4)
+    assert paired_interval({0: 31.0, 8: 0.0}, plain) is None
+    assert paired_interval({0: 31.0, 1: 41.0}, plain) is None, "alike to the last digit is no certainty"
 
 
 def test_holm_is_the_published_rule() -> None:

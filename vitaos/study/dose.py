@@ -1,8 +1,8 @@
 """The dose-response of a study: what each technique reaches at each ``skip_gain``, and how sure its difference is.
 
 Runs that differ in ``skip_gain`` alone form one response; at every dose, each technique is compared with the plain runs
-of that dose: over seeds by Welch's t, corrected over the techniques of the dose by Holm, and over images and seeds by
-the bootstrap where ``eval.py`` left its predictions (``RUN/evaluation/*-val-predictions.npz``).
+of that dose: over seeds by Welch's t, corrected over the techniques of the dose by Holm, seed by seed, and over images
+and seeds by the bootstrap where ``eval.py`` left its predictions (``RUN/evaluation/*-val-predictions.npz``).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from scipy.stats import t as student_t
 from vitaos.study.cells import CONFIDENCE, Cell, Study
 from vitaos.study.run_files import read_top1
 from vitaos.study.runs import PLAIN, Run
-from vitaos.study.significance import bootstrap_interval, holm
+from vitaos.study.significance import bootstrap_interval, holm, paired_interval
 
 __all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
 
@@ -35,12 +35,19 @@ class DosePoint:
         cell: its runs, their values and the difference to the plain ones of the same dose.
         p_value: of that difference by Welch's t, corrected by Holm over the techniques of the dose; None without one.
         bootstrap: interval of the difference over images and seeds; None where predictions are missing.
+        paired: interval of the difference seed by seed; None without two seeds in common.
     """
 
     skip_gain: float
     cell: Cell
     p_value: float | None = None
     bootstrap: tuple[float, float] | None = None
+    paired: tuple[float, float] | None = None
+
+    @property
+    def by_seed(self) -> dict[Any, float]:
+        """Value of each run by its seed."""
+        return {run.seed: value for run, value in zip(self.cell.runs, self.cell.values, strict=True)}
 
     @property
     def half_width(self) -> float | None:
@@ -115,10 +122,19 @@ def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
         tested = {name: found.p_value for name, found in differences.items() if found and found.p_value is not None}
         corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
         compared += [
-            replace(point, p_value=corrected.get(point.cell.technique), bootstrap=_bootstrap(point, plain))
+            replace(
+                point,
+                p_value=corrected.get(point.cell.technique),
+                bootstrap=_bootstrap(point, plain),
+                paired=_paired(point, plain),
+            )
             for point in here
         ]
     return tuple(compared)
+
+
+def _paired(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:
+    return None if point.cell.difference is None else paired_interval(point.by_seed, plain.by_seed)
 
 
 def _bootstrap(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:

@@ -76,6 +76,7 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
         difference = cell.difference
         interval = (difference.interval if difference else None) or (None, None)
         bootstrap = point.bootstrap or (None, None)
+        paired = point.paired or (None, None)
         yield {
             "model": response.model,
             "data": response.data,
@@ -93,6 +94,8 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
             "p_holm": point.p_value,
             "bootstrap_low": bootstrap[0],
             "bootstrap_high": bootstrap[1],
+            "paired_low": paired[0],
+            "paired_high": paired[1],
             **{
                 f"{when}_{key}_last_block": point.after_last_block(f"{prefix}{key}")
                 for key in MONITORED

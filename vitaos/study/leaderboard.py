@@ -65,14 +65,15 @@ def build_leaderboards(responses: Sequence[DoseResponse]) -> list[Leaderboard]:
 
 
 def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
-    """A row a technique: n, the metric, its difference to plain with both intervals, p, operations and budget."""
+    """A row a technique: n, the metric, its difference to plain with three intervals, p (Welch's) and operations."""
     digits = decimals(study.metric)
     plain = board.plain
     lines = [
         f"## Leaderboard: {board.title}",
         "",
-        f"| technique | n | {axis_label(study.metric)} | to plain | Welch 95% | bootstrap 95% | p (Holm) | FLOP |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| technique | n | {axis_label(study.metric)} | to plain | Welch 95% | seed by seed 95% | bootstrap 95% | "
+        "p (Holm) | FLOP |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for point in board.points:
         cell = point.cell
@@ -84,12 +85,13 @@ def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
             mean_text(cell.mean, cell.std, digits),
             f"{_gain(point):+.{digits}f}",
             "" if welch is None else interval_text(welch, digits),
+            "" if point.paired is None else interval_text(point.paired, digits),
             "" if point.bootstrap is None else interval_text(point.bootstrap, digits),
             "" if point.p_value is None else f"{point.p_value:.2g}",
             "" if cost is None else f"x{cost:.3f}",
         ]
         lines.append("| " + " | ".join(row) + " |")
-    row = ["plain", str(len(plain.runs)), mean_text(plain.mean, plain.std, digits), "", "", "", "", "x1"]
+    row = ["plain", str(len(plain.runs)), mean_text(plain.mean, plain.std, digits), *[""] * 5, "x1"]
     return [*lines, "| " + " | ".join(row) + " |"]
 
 
