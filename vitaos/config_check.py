@@ -113,8 +113,10 @@ def explain_known(key: str, reason: str, declared: type[Any]) -> str | None:
     if "not in" in reason:
         *path, leaf = key.split(".")
         names = _keys_at(declared, path)
-        inside = [f"{name}.{leaf}" for name in names if not path and leaf in _keys_at(declared, [name])]
-        known = f"; did you mean {' or '.join(inside)}? Valid: {', '.join(sorted(names))}" if inside else ""
+        top = _keys_at(declared, [])
+        meant = [leaf] if leaf in top else []  # the key at another level
+        meant += [f"{name}.{leaf}" for name in top if leaf in _keys_at(declared, [name])]
+        known = f"; did you mean {' or '.join(meant)}? Valid: {', '.join(sorted(names))}" if meant else ""
         return f"{key}: unknown key{known or suggest(leaf, names)}"
     return None
 

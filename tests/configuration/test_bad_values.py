@@ -93,6 +93,8 @@ def compose(*words: str) -> Any:
         ("data.roots={val:", 'the shell ended this word at a space; quote the whole of it: "data.roots={val:...}"'),
         ("recipe.loss=bcee", "recipe.loss=bcee: not a valid choice; did you mean bce? Valid: cross_entropy, bce, jsd"),
         ("workers=2", "workers: unknown key; did you mean data.workers? Valid: accumulate"),
+        ("recipe.checkpoint_gradients=true", "unknown key; did you mean checkpoint_gradients? Valid: auto_augment"),
+        ("optimizer.lr=1", "optimizer.lr: unknown key; did you mean recipe.lr? Valid: betas"),
         ("recipe.warmup_epochs=3 epochs=3", "recipe.warmup_epochs=3"),
         ("recipe.warmup_epochs=14", "recipe.warmup_epochs=14"),
         ("out=", "out="),
