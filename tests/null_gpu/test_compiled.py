@@ -1,10 +1,11 @@
 """Compiled training and evaluation: one graph each, no break, and none compiled again later."""
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.null_gpu.launch import lines_of
+from tests.null_gpu.launch import lines_of, run_or_skip
 
 GRAPHS = 3  # training, evaluation, evaluation of the average
 
@@ -30,3 +31,16 @@ def test_graphs_are_whole_and_none_is_compiled_again(family: str) -> None:
 def test_the_code_for_the_device_compiles(family: str) -> None:
     """Inductor's and Triton's code for an H100: minutes."""
     check(lines_of("tests.null_gpu.programs.compiled", "inductor", family), 2)
+
+
+@pytest.mark.long
+def test_both_techniques_add_little_to_what_a_compiled_step_moves() -> None:
+    """Forward and backward by Inductor's count: minutes."""
+    sums = []
+    for techniques in ("false", "true"):
+        words = ("model=deit_s12", "depth=3", "batch_size=256", f"attnscale={techniques}", f"featscale={techniques}")
+        done = run_or_skip("-m", "tests.null_gpu.programs.compiled_bytes", *words)
+        assert done.returncode == 0, done.stderr[-2000:]
+        megabytes = json.loads(done.stdout)["megabytes_an_image"]
+        sums.append(megabytes["forward"] + megabytes["backward"])
+    assert sums[0] < sums[1] <= 1.03 * sums[0]

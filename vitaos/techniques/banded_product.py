@@ -33,7 +33,10 @@ _LIBRARY: Final = torch.library.Library("vitaos", "FRAGMENT")
 _LIBRARY.define(
     "banded_product(Tensor z, Tensor weight, Tensor gain, Tensor low, Tensor vector, *, int token=-1) -> Tensor"
 )
-_LIBRARY.define("banded_gradient(Tensor gradient, Tensor gain, Tensor low) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    "banded_gradient(Tensor gradient, Tensor gain, Tensor low) -> (Tensor, Tensor)",
+    tags=(torch.Tag.flexible_layout,),  # a layout would be asked for by a copy
+)
 
 
 def banded_product(z_BNK: Tensor, weight: Tensor, gain: Tensor, low: Tensor, vector_BC: Tensor) -> Tensor:
@@ -65,12 +68,12 @@ class _BandedProduct(torch.autograd.Function):
         z_BNK, weight, gain, low = ctx.saved_tensors
         with no_autocast(z_BNK.device.type):
             banded_BNC, sum_B1C = _banded_gradient(gradient_BNC, gain, low)
-            sum_BC, mean_BK = sum_B1C.squeeze(1), token_mean(z_BNK).squeeze(1)
+            sum_BC = sum_B1C.squeeze(1)
             to_z = F.linear(banded_BNC, weight.to(z_BNK.dtype).T)
             to_folded = (gradient_BNC.flatten(0, 1).T @ z_BNK.flatten(0, 1)).to(weight.dtype)
-            to_weight = to_folded * gain.unsqueeze(1) + (low * sum_BC).T @ mean_BK
-            to_gain = (to_folded * weight).sum(1)
-            to_low = (sum_BC * F.linear(mean_BK, weight)).sum(0)
+            to_mean = sum_BC.T @ token_mean(z_BNK).squeeze(1)  # of m P
+            to_weight = to_folded * gain.unsqueeze(1) + to_mean * low.unsqueeze(1)
+            to_gain, to_low = (to_folded * weight).sum(1), (to_mean * weight).sum(1)
         return to_z, to_weight, to_gain, to_low, sum_BC
 
 
