@@ -4,7 +4,7 @@ from typing import Final
 
 TECHNIQUE_HELP: Final = {
     "attnscale": "a learned gain for what attention filters out, a head: the paper's AttnScale",
-    "featscale": "learned gains for mean and rest of the attention's output, a channel: the paper's FeatScale",
+    "featscale": "gains of attention's mean and rest, a channel: the paper's FeatScale; options dc, hf, release_pace",
     "layerscale": "a learned gain a channel of each branch; option init",
     "contranorm": "tokens pushed apart before each norm; options scale, temperature, normalize",
     "neutreno": "the first block's values restored in the later ones; option scale",

@@ -125,7 +125,7 @@ def test_timm_knows_the_names() -> None:
     assert techniques.attached(model) == {"attnscale": {}}
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
     again = timm.create_model("cait_xxs24_featscale", depth=1, device="meta")
-    assert techniques.attached(again) == {"featscale": {"release_pace": False}}
+    assert techniques.attached(again) == {"featscale": {"release_pace": False, "dc": 0.0, "hf": 0.0}}
     with pytest.raises(ValueError, match="Nothing is downloaded"):
         timm.create_model("deit_ti12", pretrained=True)
 

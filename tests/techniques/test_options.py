@@ -11,6 +11,7 @@ from vitaos.techniques import attach
 from vitaos.techniques.contranorm import repel_tokens
 from vitaos.techniques.gfsa import filter_values
 from vitaos.techniques.laplacian_heads import subtract_attended
+from vitaos.weights.load import load_weights
 
 
 def tokens(*shape: int) -> Tensor:
@@ -72,6 +73,19 @@ def test_shaped_attention_can_start_from_its_own_values() -> None:
     torch.testing.assert_close(attention(x), attention.proj(values))
     attention(x).square().sum().backward()
     assert attention.qkv.weight.grad[:24].any(), "the queries can leave 0"
+
+
+def test_featscale_starts_where_it_is_told_and_a_checkpoint_without_it_says_so() -> None:
+    """With s = -1 the branch has no direct current: its mean over tokens is 0, whatever the input."""
+    plain, model = build("ViT"), attach(build("ViT"), featscale={"dc": -1})
+    means = []
+    model.blocks[0].drop_path1.register_forward_hook(lambda _module, _input, output: means.append(output.mean(1)))
+    report = load_weights(model, plain.state_dict())
+    model.eval()(images(model))
+    torch.testing.assert_close(means[0], torch.zeros_like(means[0]), rtol=0, atol=1e-6)
+    assert report.started_as_identity == []
+    assert report.moved == [name for name in report.missing if name.endswith("feat_scale_dc")]
+    assert "started elsewhere than at 0" in str(report)
 
 
 def test_value_residual_is_fixed_sparse_or_the_identity_where_asked() -> None:

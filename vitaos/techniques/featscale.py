@@ -2,7 +2,8 @@
 
 Source: Wang, Zheng, Chen, Wang, "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR
 2022, section 4.2. Parameters ``feat_scale_dc`` = s and ``feat_scale_hf`` = t, (C,) on each block, starting at 0: the
-identity.
+identity. The options ``dc`` and ``hf`` start them elsewhere, which the paper does not: s near -1 takes the mean that
+makes tokens alike out of the branch, and training from 0 hardly moves s (``docs/results.md``).
 
 Equally Y_hat = (1 + t) Y + (s - t) mean(Y), after the output projection and its dropout, before LayerScale, drop path
 and the residual sum. The mean is over all tokens (Swin: all tokens of the map, after the windows are merged and
@@ -30,7 +31,7 @@ def token_bands(block: Any) -> Bands:
     return Bands(high=block.feat_scale_hf, direct=block.feat_scale_dc)
 
 
-def _check(sites: list[Site], release_pace: bool) -> None:
+def _check(sites: list[Site], release_pace: bool, dc: float, hf: float) -> None:
     if release_pace and sites[0].kind.name != "ViT":
         raise ValueError(
             f"featscale: release_pace is for ViTs: the release's {sites[0].kind.name} adds FeatScale once, as here, so "
@@ -38,10 +39,10 @@ def _check(sites: list[Site], release_pace: bool) -> None:
         )
 
 
-def _fill(sites: list[Site], release_pace: bool) -> None:
+def _fill(sites: list[Site], release_pace: bool, dc: float, hf: float) -> None:
     for site in sites:
-        site.block.feat_scale_dc = site.parameter(site.dim)
-        site.block.feat_scale_hf = site.parameter(site.dim)
+        site.block.feat_scale_dc = site.parameter(site.dim, dc)
+        site.block.feat_scale_hf = site.parameter(site.dim, hf)
         fill(site.block, "post_attention", _PRIORITY, TokenBands(token_bands))
 
 
@@ -50,6 +51,6 @@ FEATSCALE: Final = Technique(
     summary="re-weighs the direct-current and high-frequency parts of the attention branch, channel by channel",
     fill=_fill,
     check=_check,
-    options={"release_pace": False},
+    options={"release_pace": False, "dc": 0.0, "hf": 0.0},
     parameters=("feat_scale_dc", "feat_scale_hf"),
 )

@@ -102,6 +102,8 @@ def _load(
     report.loaded = [name for name in state if name in target]
     report.unexpected = [name for name in state if name not in target]
     report.missing = [name for name in target if name not in state and name not in report.skipped]
+    featscale = [name for name in report.missing if techniques.owner_of(name) == "featscale"]
+    report.moved = [name for name in featscale if target[name].any()]
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     if report.missing_backbone or report.unexpected:
         _logger.warning("Weights fit in part only:\n%s", report)

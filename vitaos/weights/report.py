@@ -26,6 +26,7 @@ class LoadReport:
         skipped: left out on purpose: a classifier that was reset, buffers that the model computes itself.
         doubled: FeatScale values of the release's DeiT, which applies them twice (see ``names.py``).
         notes: further conversions, each one sentence.
+        moved: of the missing, those of FeatScale that its options start elsewhere than at 0, the identity.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -35,17 +36,19 @@ class LoadReport:
     skipped: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
     @property
     def missing_backbone(self) -> list[str]:
         """What is missing beyond techniques that start as the identity: without it the model is another one."""
-        return [name for name in self.missing if not techniques.starts_as_identity(name)]
+        return [name for name in self.missing if name in self.moved or not techniques.starts_as_identity(name)]
 
     @property
     def started_as_identity(self) -> list[str]:
         """Techniques whose values the checkpoint lacks and that change nothing until they are trained."""
         owners = [techniques.owner_of(name) for name in self.missing if techniques.starts_as_identity(name)]
-        return [name for name in dict.fromkeys(owners) if name is not None]
+        moved = {techniques.owner_of(name) for name in self.moved}
+        return [name for name in dict.fromkeys(owners) if name is not None and name not in moved]
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors"]
@@ -53,6 +56,8 @@ class LoadReport:
             names = getattr(self, outcome)
             if names:
                 lines.append(f"{outcome} {len(names)}: {shorten(names)}")
+        if self.moved:
+            lines.append(f"{shorten(self.moved)}: started elsewhere than at 0 by featscale's options, so no identity")
         if self.started_as_identity:
             lines.append(f"{', '.join(self.started_as_identity)}: no values in the checkpoint, start at the identity")
         for name, (old, new) in self.resized.items():
