@@ -85,7 +85,7 @@ def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
             mean_text(cell.mean, cell.std, digits),
             f"{_gain(point):+.{digits}f}",
             "" if welch is None else interval_text(welch, digits),
-            "" if point.paired is None else interval_text(point.paired, digits),
+            _seed_by_seed(point.paired, digits),
             "" if point.bootstrap is None else interval_text(point.bootstrap, digits),
             "" if point.p_value is None else f"{point.p_value:.2g}",
             "" if cost is None else f"x{cost:.3f}",
@@ -141,6 +141,11 @@ def _draw_point(axes: Any, row: int, point: DosePoint, shade: str) -> None:
 
 def _gain(point: DosePoint) -> float:
     return point.cell.difference.value if point.cell.difference else float("nan")
+
+
+def _seed_by_seed(paired: tuple[float, float] | None, digits: int) -> str:
+    """The interval with its own middle: of the seeds that both have, which may be fewer than those of the mean."""
+    return "" if paired is None else f"{sum(paired) / 2:+.{digits}f} {interval_text(paired, digits)}"
 
 
 def _row_label(point: DosePoint) -> str:
