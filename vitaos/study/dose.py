@@ -7,18 +7,17 @@ and seeds by the bootstrap where ``eval.py`` left its predictions (``RUN/evaluat
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Final
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 from vitaos.study.cells import CONFIDENCE, Cell, Study
 from vitaos.study.run_files import read_top1
 from vitaos.study.runs import PLAIN, Run
-from vitaos.study.significance import bootstrap_interval, holm, paired_interval
+from vitaos.study.significance import bootstrap_interval, half_width, holm, paired_interval
 
 __all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
 
@@ -52,11 +51,7 @@ class DosePoint:
     @property
     def half_width(self) -> float | None:
         """Half of the mean's 95% interval by Student's t; None for one run."""
-        values = self.cell.values
-        if len(values) < 2:
-            return None
-        quantile = float(student_t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
-        return quantile * stdev(values) / len(values) ** 0.5
+        return half_width(self.cell.values, CONFIDENCE)
 
     @property
     def zeroed(self) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-__all__ = ["bootstrap_interval", "holm", "paired_interval"]
+__all__ = ["bootstrap_interval", "half_width", "holm", "paired_interval"]
 
 _RESAMPLES: Final = 2000
 _BLOCK: Final = 200  # resamples at a time: bounds memory to images x 200 floats
@@ -54,6 +54,13 @@ def _resampled_mean(accuracies: NDArray[np.float32], rng: np.random.Generator) -
     return np.take_along_axis(accuracies, drawn, axis=0).mean(axis=0)
 
 
+def half_width(values: Sequence[float], confidence: float) -> float | None:
+    """Half of the confidence interval of a mean by Student's t; None for a single value."""
+    if len(values) < 2:
+        return None
+    return float(student_t.ppf(0.5 + confidence / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+
+
 def paired_interval(
     one: Mapping[Any, float], other: Mapping[Any, float], *, confidence: float = 0.95
 ) -> tuple[float, float] | None:
@@ -71,9 +78,9 @@ def paired_interval(
         None with fewer than two seeds in common, or where all of them differ alike: three runs show no certainty.
     """
     differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
-    if len(differences) < 2 or (spread := stdev(differences)) == 0:
+    half = half_width(differences, confidence)
+    if not half:
         return None
-    half = float(student_t.ppf(0.5 + confidence / 2, len(differences) - 1)) * spread / len(differences) ** 0.5
     return mean(differences) - half, mean(differences) + half
 
 

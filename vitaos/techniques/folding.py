@@ -149,14 +149,12 @@ def fold_and_project(
         vector_BC = F.linear(
             (direct - high) * token_mean(v_BHND, sizes_BN).flatten(1), weight
         )  # what the map's own DC brings
-    if outer is not None and sizes_BN is None and _compiles_training():
-        high, direct = (wide(part) for part in outer)
-        if isinstance(high, Tensor) and isinstance(direct, Tensor):  # one pass less over the gradient
-            vector_BC = (1 + direct) * (vector_BC + (0.0 if bias is None else bias))
-            vector_BC = vector_BC.expand(len(z_BNK), -1)
-            return banded_product(z_BNK, folded, 1 + high, direct - high, vector_BC)
     if outer is not None:
         high, direct = (wide(part) for part in outer)
+        in_one_pass = sizes_BN is None and _compiles_training()  # over the gradient, one less
+        if in_one_pass and isinstance(high, Tensor) and isinstance(direct, Tensor):
+            vector_BC = (1 + direct) * (vector_BC + (0.0 if bias is None else bias))
+            return banded_product(z_BNK, folded, 1 + high, direct - high, vector_BC.expand(len(z_BNK), -1))
         gain_C = 1 + high
         folded = folded * (gain_C.unsqueeze(1) if isinstance(gain_C, Tensor) else gain_C)
         folded_bias = None if folded_bias is None else folded_bias * gain_C
