@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from map_oracle import State, changed_map
 from technique_models import images, stir, vit
-from technique_oracle import State, _Chain, _changed_map, _contrast, _feature_scale
+from technique_oracle import _Chain, _contrast, _feature_scale
 from torch import Tensor
 
 import vitaos
@@ -49,7 +50,7 @@ def _attention(attention: Any, names: tuple[str, ...], path: str, state: State, 
         for i in (1, 2)  # timm computes lambda in float32
     )
     weights = torch.stack(one, 1) - (first - second + lambda_init) * torch.stack(other, 1)
-    y = _changed_map(weights, names, path, state) @ v.view(batch, tokens, heads, -1).transpose(1, 2)
+    y = changed_map(weights, names, path, state) @ v.view(batch, tokens, heads, -1).transpose(1, 2)
     y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * attention.sub_norm.weight * (1 - lambda_init)
     return attention.proj(attention.norm(y.transpose(1, 2).reshape(batch, tokens, width)))
 

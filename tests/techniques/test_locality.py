@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from map_oracle import squared_distances
 from technique_models import build, cait, images, stir, vit
-from technique_oracle import _squared_distances
 
 from vitaos.techniques import attach
 
@@ -13,7 +13,7 @@ def test_a_gaussian_mixture_multiplies_queries_times_keys() -> None:
     attention = stir(model, "locality").blocks[0].attn
     x = torch.randn(2, 17, 24, dtype=torch.float64)
     q, k, v = attention.qkv(x).reshape(2, 17, 3, 3, 8).permute(2, 0, 3, 1, 4)
-    apart = _squared_distances(17)
+    apart = squared_distances(17)
     factor = torch.ones(3, 17, 17, dtype=torch.float64)
     for head in range(3):
         for weight, width in zip(attention.locality_weight[head], attention.locality_width[head], strict=True):

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from map_oracle import changed_map
 from technique_models import stir
-from technique_oracle import _Chain, _changed_map, _contrast, _feature_scale
+from technique_oracle import _Chain, _contrast, _feature_scale
 from timm.models.beit import Beit
 from timm.models.crossvit import CrossVit
 from timm.models.eva import Eva
@@ -77,7 +78,7 @@ def oracle(model: Any, name: str, state: dict[str, torch.Tensor]) -> nn.Module:
         path, block, attention = site.path, site.block, site.attention
         attention.fused_attn = False
         attention.attn_drop = _Chain(
-            attention.attn_drop, lambda weights, path=path: _changed_map(weights, (name,), f"{path}.attn", state)
+            attention.attn_drop, lambda weights, path=path: changed_map(weights, (name,), f"{path}.attn", state)
         )
         if name == "featscale":
             scale = lambda y, path=path: _feature_scale(path, state, y)  # noqa: E731  # it has a default for each path

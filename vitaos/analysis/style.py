@@ -18,6 +18,7 @@ __all__ = [
     "legend_columns",
     "legend_height",
     "line_style",
+    "look",
     "marker",
     "shorten",
     "style",
@@ -76,6 +77,11 @@ def marker(index: int) -> str:
 def line_style(index: int) -> Literal["-", ":", "-."]:
     """Line style of the run with this number; another one after every round of colors."""
     return _LINE_STYLES[index // len(_COLORS) % len(_LINE_STYLES)]
+
+
+def look(index: int) -> dict[str, Any]:
+    """Color, marker and line style of the run with this number, as keywords of ``plot`` and of a legend's line."""
+    return {"color": color(index), "marker": marker(index), "linestyle": line_style(index)}
 
 
 def shorten(label: str, length: int = 40) -> str:

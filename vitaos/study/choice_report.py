@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from vitaos.analysis.figures import new_figure
-from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
+from vitaos.analysis.style import PAGE, color, legend_below, legend_height, look
 from vitaos.study.cells import Study
 from vitaos.study.choice import Choice, Trial, values_of
 from vitaos.study.labels import axis_label, blocks_text, decimals, file_stem, mean_text, technique_title
@@ -83,7 +83,7 @@ def _draw(study: Study, choices: Sequence[Choice]) -> Any:
     for axes in panels[::columns]:
         axes.set_ylabel(axis_label(study.metric))
     indices = [study.techniques.index(name) for name in shown]
-    handles: list[Any] = [Line2D([], [], color=color(i), marker=marker(i), linestyle=line_style(i)) for i in indices]
+    handles: list[Any] = [Line2D([], [], **look(i)) for i in indices]
     ring = Line2D([], [], linestyle="none", marker="o", markersize=8, markerfacecolor="none", color="#555555")
     legend_below(figure, [*handles, ring], labels)
     return figure
@@ -102,7 +102,7 @@ def _draw_line(axes: Any, study: Study, choice: Choice, values: Sequence[Any]) -
         axes.plot([place] * len(found), found, "o", color=color(index), markersize=2, alpha=0.5)
         if trial.value == choice.value and len(choice.trials) > 1:
             axes.plot(place, y[-1], "o", markersize=8, markerfacecolor="none", color=color(index))
-    axes.plot(x, y, color=color(index), marker=marker(index), linestyle=line_style(index))
+    axes.plot(x, y, **look(index))
 
 
 def _scale(axes: Any, values: Sequence[Any]) -> None:

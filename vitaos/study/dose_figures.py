@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from vitaos.analysis.measured import LEARNED
-from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, marker
+from vitaos.analysis.style import PAGE, color, legend_below, legend_height, line_style, look
 from vitaos.study.choice import SEEDS_OF_AN_INTERVAL
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.labels import axis_label, technique_title
@@ -81,8 +81,7 @@ def draw_learned(figure: Any, response: DoseResponse, techniques: Sequence[str])
             shown += [technique]
             for dose, values in found:
                 axes.plot([dose] * len(values), values, ".", color=color(index), markersize=2, alpha=0.5)
-            look: dict[str, Any] = {"color": color(index), "marker": marker(index), "linestyle": line_style(index)}
-            axes.plot([dose for dose, _ in found], [mean(values) for _, values in found], **look)
+            axes.plot([dose for dose, _ in found], [mean(values) for _, values in found], **look(index))
         axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
         axes.set_ylabel(f"learned ${LEARNED[name]}$")
         axes.set_xlabel("skip gain r")
@@ -110,9 +109,8 @@ def _draw_lines(
 ) -> None:
     for index, name in enumerate(techniques):
         points = [(point, found) for point in response.of(name) if (found := value(point)) is not None]
-        look: dict[str, Any] = {"color": color(index), "marker": marker(index), "linestyle": line_style(index)}
         x, y = [point.skip_gain for point, _ in points], [found for _, found in points]
-        axes.plot(x, y, **look)
+        axes.plot(x, y, **look(index))
         if not seeds:
             continue
         for point, _ in points:
@@ -139,6 +137,6 @@ def _legend(
 ) -> None:
     """The legend of all techniques of the response, or `of` some."""
     shown = [i for i, name in enumerate(techniques) if response.of(name) and (of is None or name in of)]
-    handles: list[Any] = [Line2D([], [], color=color(i), marker=marker(i), linestyle=line_style(i)) for i in shown]
+    handles: list[Any] = [Line2D([], [], **look(i)) for i in shown]
     labels = [technique_title(techniques[index]) for index in shown]
     legend_below(figure, [*handles, *(handle for handle, _ in extra)], [*labels, *(label for _, label in extra)])
