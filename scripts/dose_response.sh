@@ -55,6 +55,7 @@ run() { # seed dose arm [rate]
     plain) flags="" ;;
     layerscale) flags="layerscale={init:0.1}" ;; # its paper's start at up to 18 blocks
     featscale_dc) flags="featscale={dc:-0.9}" ;; # s starts where it parts the tokens of an untrained network
+    featscale_dc_*) flags="featscale={dc:-${3#featscale_dc_}}" ;; # or elsewhere: featscale_dc_1 at -1
     *) flags="$(tr + '\n' <<<"$3" | sed 's/$/=true/' | tr '\n' ' ')" ;;
   esac
   if [ -f "$runs/$name/evaluation/ffcv-val-predictions.npz" ] && [ ! -d "$runs/$name/checkpoints" ]; then return; fi
