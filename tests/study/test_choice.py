@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.study.run_folders import TECHNIQUE_FLAGS, Write, identify
-from vitaos.study.cells import build_study
+from vitaos.study.cells import build_study, depth_differences
 from vitaos.study.choice import choose_by_held_out, values_of
 from vitaos.study.choice_report import draw_choices
 from vitaos.study.report import write_report
@@ -91,6 +91,17 @@ def test_a_report_shows_all_values_tried_and_marks_the_taken_one(write: Write, t
     figure = tmp_path / "report" / "choice_recipe.lr_deit_s_imagenet_12.png"
     assert figure in written
     assert figure.exists()
+
+
+def test_depths_that_differ_in_a_tuned_rate_alone_are_comparable(write: Write, tmp_path: Path) -> None:
+    for depth, best in ((12, 1e-3), (24, 1e-4)):
+        for rate in (1e-3, 1e-4):
+            tuned(write, f"{depth}-{rate}", 70.0, 60.0 if rate == best else 50.0, rate, depth=depth)
+    left, choices = choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+    study = build_study(left, technique_flags=TECHNIQUE_FLAGS, tuned=["recipe.lr"])
+    shallow, deep = study.cells
+    assert depth_differences(study, shallow, deep).startswith("recipe.lr: 0.001 ")
+    assert not depth_differences(replace(study, choices=tuple(choices)), shallow, deep)
 
 
 def test_values_that_are_lists_or_words_are_told_apart(write: Write, tmp_path: Path) -> None:

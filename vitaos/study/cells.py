@@ -180,9 +180,10 @@ def build_study(
     return Study(compared, unfinished, metric, (*without, *notes), (*unreadable, *without_number), tolerance)
 
 
-def depth_differences(shallow: Cell, deep: Cell) -> str:
-    """What differs between two cells of one family beside depth and seed, as text; empty where nothing does."""
-    return _differing([shallow.runs[0], deep.runs[0]], {"seed"})
+def depth_differences(study: Study, shallow: Cell, deep: Cell) -> str:
+    """What differs between two cells of one family beside depth, seed and a key that each has its own value of, as
+    text; empty where nothing does."""
+    return _differing([shallow.runs[0], deep.runs[0]], {"seed", *(choice.key for choice in study.choices)})
 
 
 def _compare(

@@ -44,7 +44,7 @@ def draw_by_depth(figure: Any, study: Study, cells: Sequence[Cell]) -> None:
         means = [cell.mean for cell in own]
         axes.errorbar(x, means, yerr=spread, capsize=2, elinewidth=0.8, linestyle="none", **look)
         for (shallow, deep), places, ends in zip(pairwise(own), pairwise(x), pairwise(means), strict=True):
-            if not depth_differences(shallow, deep):  # a line would read as the effect of depth
+            if not depth_differences(study, shallow, deep):  # a line would read as the effect of depth
                 axes.plot(places, ends, color=color(index))
         for place, cell in zip(x, own, strict=True):
             value = published_beside(study.metric, cell)

@@ -124,7 +124,7 @@ def _depth_notes(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
     for technique in study.techniques:
         own = [cell for cell in cells if cell.technique == technique]
         for shallow, deep in pairwise(own):
-            differing = depth_differences(shallow, deep)
+            differing = depth_differences(study, shallow, deep)
             if differing and (shallow.depth, deep.depth) not in found:
                 found.add((shallow.depth, deep.depth))
                 yield ""
