@@ -2,8 +2,9 @@
 # The whole of vitaos in miniature, in some minutes on a CPU: scripts/demo.sh [OUT, default runs/demo]
 # Sets up, writes scikit-learn's handwritten digits through FFCV, and trains DeiTs of 8 layers at two doses: the ordinary network
 # (skip_gain=1) and one that oversmooths (skip_gain=0.4 of the residual around attention), each plain, with AttnScale,
-# FeatScale, FeatScale that starts at s = -0.9, and NeuTRENO; a network that oversmooths needs a smaller rate. Evaluates the checkpoints and shows what the dose does, and what a remedy does against it, in a table
-# and a picture. What is finished is not run again.
+# FeatScale, FeatScale that starts at s = -0.9, and NeuTRENO; a network that oversmooths needs a smaller rate. Evaluates the
+# checkpoints and shows what the dose does, and what a remedy does against it, in a table and a picture. What is finished is not
+# run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/demo}
