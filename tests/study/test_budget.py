@@ -86,6 +86,15 @@ def test_a_model_is_counted_as_by_hand(tmp_path: Path) -> None:
     assert twice.flops == plain.flops + 3 * 2 * 2 * tokens**2 * width  # fused attention a second time
 
 
+def test_runs_that_differ_in_rate_dose_and_seed_share_one_cost(tmp_path: Path) -> None:
+    costs = ModelCosts()
+    plain = run_of(tmp_path / "plain", "depth=2")
+    other = run_of(tmp_path / "other", "depth=2", "recipe.lr=1e-4", "optimizer.eps=1e-6", "skip_gain=0.5", "seed=1")
+    assert costs(other) is costs(plain)  # counted once for both
+    assert ModelCosts()(other) == costs(plain)  # and rightly so
+    assert costs(run_of(tmp_path / "deeper", "depth=3")) != costs(plain)
+
+
 @pytest.mark.parametrize("changes", [{"depth": 10**7}, {"model.name": "nothing_of_timm"}, {"data.img_size": 10**6}])
 def test_a_folder_that_describes_no_real_model_has_no_cost(tmp_path: Path, changes: dict[str, object]) -> None:
     folder = tmp_path / "run"

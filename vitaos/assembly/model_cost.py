@@ -18,6 +18,9 @@ _DEEPEST: Final = 1_000
 _WIDEST: Final = 20_000
 """Folders that name more blocks or larger sizes describe no model that was trained, and would take long to build."""
 
+_NO_COST: Final = frozenset({"seed", "name", "out", "recipe", "optimizer", "skip_gain"})
+"""What changes neither parameters nor counted operations: runs that differ in these alone have one cost."""
+
 
 class ModelCosts:
     """Counts the model of every run once for all that have the same one.
@@ -30,7 +33,7 @@ class ModelCosts:
 
     def __call__(self, run: Run) -> ModelCost | None:
         """The cost, or None where the folder does not describe a model that can be built."""
-        described = {key: value for key, value in run.config.items() if key not in ("seed", "name", "out")}
+        described = {key: value for key, value in run.config.items() if key.split(".")[0] not in _NO_COST}
         key = repr(sorted(described.items(), key=lambda item: item[0]))
         if key not in self._known:
             try:

@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 __all__ = ["bootstrap_interval", "half_width", "holm", "paired_interval"]
 
 _RESAMPLES: Final = 2000
-_BLOCK: Final = 200  # resamples at a time: bounds memory to images x 200 floats
+_BLOCK: Final = 200  # resamples at a time: bounds memory to outcomes x 200 floats
 
 
 def bootstrap_interval(
@@ -37,10 +37,13 @@ def bootstrap_interval(
         raise ValueError(f"{one.shape[1]} against {other.shape[1]} images: the same ones are needed to pair them")
     rng = np.random.default_rng(seed)
     images = one.shape[1]
+    # Images that all runs answered alike are one outcome: drawing how often it comes up is the same as drawing images.
+    outcomes, multiplicities = np.unique(np.concatenate([one, other]), axis=1, return_counts=True)
+    sides = np.split(outcomes.astype(np.float32), [len(one)])
     differences = np.empty(_RESAMPLES)
     for start in range(0, _RESAMPLES, _BLOCK):
-        counts = rng.multinomial(images, np.full(images, 1 / images), size=_BLOCK).T.astype(np.float32)
-        means = [_resampled_mean(correct.astype(np.float32) @ counts / images, rng) for correct in (one, other)]
+        counts = rng.multinomial(images, multiplicities / images, size=_BLOCK).T.astype(np.float32)
+        means = [_resampled_mean(correct @ counts / images, rng) for correct in sides]
         differences[start : start + _BLOCK] = 100 * (means[0] - means[1])
     tail = (1 - confidence) / 2
     low, high = np.quantile(differences, [tail, 1 - tail])
