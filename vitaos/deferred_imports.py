@@ -8,7 +8,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-__all__ = ["deferred"]
+__all__ = ["deferred", "find_elsewhere"]
 
 
 @contextmanager
@@ -22,8 +22,16 @@ def deferred(name: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+def find_elsewhere(
+    asking: MetaPathFinder, name: str, path: Sequence[str] | None, target: ModuleType | None
+) -> ModuleSpec | None:
+    """The spec of a module as the finders other than `asking` have it; None where none of them knows it."""
+    found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not asking)
+    return next((spec for spec in found if spec is not None), None)
+
+
 class _Finder(MetaPathFinder):
-    """Finds one package as the finders after it do, and has it loaded by its first use."""
+    """Finds one package as the other finders do, and has it loaded by its first use."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,8 +39,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self.name:
             return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((one for one in found if one is not None), None)
+        spec = find_elsewhere(self, name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = importlib.util.LazyLoader(spec.loader)
         return spec

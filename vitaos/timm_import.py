@@ -5,11 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from vitaos.deferred_imports import deferred
+from vitaos.deferred_imports import deferred, find_elsewhere
 
 _REGISTRY = "vitaos.timm_registry"
 
@@ -23,13 +22,13 @@ def register_names() -> None:
 
 
 class _TimmFinder(MetaPathFinder):
-    """Finds timm as the finders after it do, and has the names registered when it is loaded; once."""
+    """Finds timm as the other finders do, and has the names registered when it is loaded; once."""
 
-    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "timm":
             return None
         sys.meta_path.remove(self)
-        spec = find_spec(name)
+        spec = find_elsewhere(self, name, path, target)
         loader: Any = None if spec is None else spec.loader
         if loader is None:
             return spec
