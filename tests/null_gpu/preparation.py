@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ def prepare() -> None:
 def _stand_in_for_convolutions() -> None:
     """One launch forward and one for each gradient, as cuDNN makes; torch's own fallback makes two an image."""
     library = torch.library.Library("aten", "IMPL")
-    library.impl("_slow_conv2d_forward", _convolution, "CUDA")
-    library.impl("_slow_conv2d_backward.output_mask", _convolution_backward, "CUDA")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an override, by some versions
+        library.impl("_slow_conv2d_forward", _convolution, "CUDA")
+        library.impl("_slow_conv2d_backward.output_mask", _convolution_backward, "CUDA")
     _CONVOLUTIONS.append(library)
 
 

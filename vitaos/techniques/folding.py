@@ -170,7 +170,8 @@ def fold_and_project(
 
 def _compiles_training() -> bool:
     """Whether there will be a gradient of what is compiled now."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
+    # Not is_exporting(), which PyTorch 2.11 takes for true in all that Dynamo traces; torch.export traces without Dynamo.
+    return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled()
 
 
 def _by_channel(weight: Weight, head_dim: int) -> Weight:
