@@ -170,7 +170,7 @@ def fold_and_project(
 
 def _compiles_training() -> bool:
     """Whether there will be a gradient of what is compiled now."""
-    # Not is_exporting(), which PyTorch 2.11 takes for true in all that Dynamo traces; torch.export traces without Dynamo.
+    # Not is_exporting(), which PyTorch 2.11 takes for true in all that Dynamo traces; torch.export goes without Dynamo.
     return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled()
 
 
