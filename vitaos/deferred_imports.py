@@ -26,7 +26,8 @@ def find_elsewhere(
     asking: MetaPathFinder, name: str, path: Sequence[str] | None, target: ModuleType | None
 ) -> ModuleSpec | None:
     """The spec of a module as the finders other than `asking` have it; None where none of them knows it."""
-    found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not asking)
+    others = (finder for finder in sys.meta_path if finder is not asking and hasattr(finder, "find_spec"))
+    found = (finder.find_spec(name, path, target) for finder in others)
     return next((spec for spec in found if spec is not None), None)
 
 
