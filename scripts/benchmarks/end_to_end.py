@@ -147,7 +147,7 @@ def _run_rate(
         world,
         num_classes=num_classes,
         teacher=teacher,
-        evaluate=lambda _: {},
+        evaluate=lambda judged: [{}] * len(judged),
         sinks=[rates],
         settings=replace(builders.build_settings(config), steps=steps, log_every=WARMUP, checkpoint_every=None),
     ).fit()

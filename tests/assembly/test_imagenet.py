@@ -66,7 +66,7 @@ def test_a_corrupted_folder_is_opened_once_for_both_kinds_of_weights(monkeypatch
         return io.BytesIO()
 
     monkeypatch.setattr(corrupted, "_open", open_folder)
-    judges: Any = {kind: SimpleNamespace(judge=lambda *_, kind=kind: SimpleNamespace(result=kind)) for kind in "ab"}
+    judges: Any = SimpleNamespace(judge=lambda *_: {kind: SimpleNamespace(result=kind) for kind in "ab"})
     nothing: Any = None
     found = corrupted.Corrupted(nothing, nothing, None, nothing).judge(judges, nothing)
     assert opened == list(CELLS)

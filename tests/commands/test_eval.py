@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from tests.commands.conftest import Run
 from vitaos import cli
 from vitaos.assembly.judge import zero_learned_values
 from vitaos.assembly.schemas import EVAL_SCHEMA
+from vitaos.batch import Batch
+from vitaos.data.folder.loader import FolderEvalLoader
 from vitaos.metrics_reader import read_metrics
 
 
@@ -22,7 +26,7 @@ def evaluate(*overrides: str) -> None:
     evaluation_command.main(cli.compose(arguments, config_name="eval", schema=EVAL_SCHEMA))
 
 
-def result(folder: Path, name: str = "digits-val") -> dict[str, object]:
+def result(folder: Path, name: str = "digits-val") -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 
@@ -46,6 +50,30 @@ def test_a_run_is_evaluated_as_it_was_in_training(run: Run, tmp_path: Path) -> N
             assert by_image[f"{weights}_correct"].sum() == found["weights"][weights]["correct1"]
             right_answers = by_image[f"{weights}_predicted"] == by_image["target"]
             assert (right_answers == by_image[f"{weights}_correct"]).all()
+
+
+def test_the_weights_and_their_average_cost_one_pass_over_the_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    read_all = FolderEvalLoader.__iter__
+
+    def counted(loader: FolderEvalLoader) -> Iterator[Batch]:
+        passes.append(loader.num_images)
+        return read_all(loader)
+
+    monkeypatch.setattr(FolderEvalLoader, "__iter__", counted)
+    assert run("name=a") == 0
+    assert passes == [360]  # the evaluation after its epoch
+    model, folder = f"checkpoint={tmp_path / 'a'}", tmp_path / "a" / "evaluation"
+    for metric, stem, parts in [("classifier", "digits-val", [360]), ("knn", "digits-val-knn", [1437, 360])]:
+        passes.clear()
+        evaluate(model, f"metric={metric}")
+        assert passes == parts
+        together = result(folder, stem)["weights"]
+        for weights in ("raw", "ema"):
+            evaluate(model, f"metric={metric}", f"weights={weights}")
+            assert result(folder, stem)["weights"] == {weights: together[weights]}
 
 
 def test_learned_values_are_taken_away_on_request(run: Run, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from vitaos.assembly.start import choose_run_folder
 from vitaos.data.corrupt_images import CorruptImageError, CorruptImages
 from vitaos.data.folder import scan
 from vitaos.engine.calibration import calibrate
-from vitaos.engine.evaluator import EvaluationInterrupted, evaluate
+from vitaos.engine.evaluator import evaluate
 from vitaos.engine.features import Features, NearestNeighbors, extract, fit_linear, gather
 from vitaos.engine.precision import build_precision
+from vitaos.engine.tally import EvaluationInterrupted
 from vitaos.engine.trainer import Trainer
 from vitaos.engine.update import NonFiniteError
 from vitaos.runtime.world import World, initialize, shutdown
@@ -165,13 +166,14 @@ def feature_judges(world: World) -> dict[str, Any]:
     number_format = build_precision("fp32", world.device)
     model = Features(tiny_vit(), "pooled")
     words: dict[str, Any] = {"world": world, "precision": number_format}
-    bank = gather(extract(model, EvaluationImages(world, images=53), normalize, **words), CLASSES, world=world)
-    shares = extract(model, EvaluationImages(world, images=2), normalize, **words)
+    (of_bank,) = extract([model], EvaluationImages(world, images=53), normalize, **words)
+    bank = gather(of_bank, CLASSES, world=world)
+    (shares,) = extract([model], EvaluationImages(world, images=2), normalize, **words)
     found: dict[str, Any] = {"bank": bank.features, "targets": bank.targets}
     heads = {"knn": NearestNeighbors(bank, 5, 0.07), "linear": fit_linear(bank, 1.0, world=world)}
     for name, head in heads.items():
-        result = evaluate(
-            head,
+        (result,) = evaluate(
+            [head],
             shares,
             lambda images: images,
             num_classes=CLASSES,
@@ -190,8 +192,8 @@ def evaluations(world: World) -> dict[str, Any]:
     number_format = build_precision("fp32", world.device)
 
     def evaluate_share(images: int, interrupted: Callable[[], bool] | None = None) -> Any:
-        return evaluate(
-            tiny_vit(),
+        (result,) = evaluate(
+            [tiny_vit()],
             EvaluationImages(world, images=images),
             normalize,
             world=world,
@@ -200,6 +202,7 @@ def evaluations(world: World) -> dict[str, Any]:
             interrupted=interrupted,
             keep_predictions=True,
         )
+        return result
 
     found: dict[str, Any] = {}
     for images in (53, 2, 1):
@@ -237,7 +240,7 @@ def unlike_copies(world: World) -> dict[str, Any]:
         # The last rank's share of 24 images has 8; of 22 it has 7.
         loader = EvaluationImages(world, images=22 if is_last else 24)
         number_format = build_precision("fp32", world.device)
-        evaluate(tiny_vit(), loader, normalize, world=world, precision=number_format, num_classes=CLASSES)
+        evaluate([tiny_vit()], loader, normalize, world=world, precision=number_format, num_classes=CLASSES)
     except ValueError as error:
         found["evaluated"] = str(error)
     bad = CorruptImages(24, "skip", "photos")  # of which one may be bad; each rank meets one of its own

@@ -239,9 +239,12 @@ def make_trainer(
         ),
         loader=loader,
         transform=transform,
-        evaluate=lambda model: evaluate(
-            model, EvaluationImages(world), normalize, world=world, precision=number_format, num_classes=CLASSES
-        ).metrics(),
+        evaluate=lambda models: [
+            result.metrics()
+            for result in evaluate(
+                models, EvaluationImages(world), normalize, world=world, precision=number_format, num_classes=CLASSES
+            )
+        ],
         world=world,
         precision=number_format,
         training_pass=TrainingPass(model, loss_names(model), loader.steps_per_epoch),

@@ -9,8 +9,10 @@ from miniature import ALONE, CLASSES, EvaluationImages, images_of, normalize, ti
 from torch import Tensor, nn
 
 from vitaos.batch import Batch
-from vitaos.engine.evaluator import EvaluationInterrupted, EvaluationResult, evaluate
+from vitaos.engine.evaluation_result import EvaluationResult
+from vitaos.engine.evaluator import evaluate
 from vitaos.engine.precision import build_precision
+from vitaos.engine.tally import EvaluationInterrupted
 
 
 class Answers(nn.Module):
@@ -35,7 +37,10 @@ class Listed:
 def evaluate_images(model: nn.Module, loader: Any, classes: int = CLASSES, **keywords: Any) -> EvaluationResult:
     transform = keywords.pop("transform", lambda images: images)
     number_format = build_precision("fp32", ALONE.device)
-    return evaluate(model, loader, transform, world=ALONE, precision=number_format, num_classes=classes, **keywords)
+    (result,) = evaluate(
+        [model], loader, transform, world=ALONE, precision=number_format, num_classes=classes, **keywords
+    )
+    return result
 
 
 def test_counts_and_loss_equal_a_count_by_hand() -> None:
@@ -69,6 +74,40 @@ def test_a_compiled_model_is_compiled_once_for_full_and_partial_batches() -> Non
     expected = evaluate_images(plain, EvaluationImages(ALONE), transform=normalize)
     assert (result.count, result.class_correct1.tolist()) == (53, expected.class_correct1.tolist())
     assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+class Counted(Listed):
+    """Counts how often it was read."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_several_models_share_one_pass_and_are_judged_as_each_alone() -> None:
+    class Turned(Answers):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).roll(1, 1)
+
+    loader = Counted(torch.eye(4)[[0, 2, 1, 3, 3]], [0, 2, 3, 3, 0])
+    models = [Answers().train(), Turned().eval()]
+    keep: dict[str, Any] = {"keep_predictions": True, "keep_confidences": True}
+    words: dict[str, Any] = {"world": ALONE, "precision": build_precision("fp32", ALONE.device), "num_classes": 4}
+    together = evaluate(models, loader, lambda images: images, **words, **keep)
+    assert loader.passes == 1
+    assert [model.training for model in models] == [True, False]
+    assert [result.correct1 for result in together] == [3, 1]
+    for model, result in zip(models, together, strict=True):
+        alone = evaluate_images(model, loader, classes=4, **keep)
+        assert (result.count, result.loss, result.top5) == (alone.count, alone.loss, alone.top5)
+        assert result.predictions is not None
+        assert alone.predictions is not None
+        assert result.predictions.predicted.tolist() == alone.predictions.predicted.tolist()
+        assert result.confidences is not None
+        assert alone.confidences is not None
+        assert result.confidences.nll.tolist() == alone.confidences.nll.tolist()
 
 
 def test_predictions_of_every_image_in_the_datasets_order() -> None:

@@ -13,7 +13,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from vitaos.batch import Batch
 from vitaos.engine.calibration import BINS, calibrate
 from vitaos.engine.confusion import confusion_matrix, worst_classes
-from vitaos.engine.evaluator import Predictions, evaluate
+from vitaos.engine.evaluation_result import Predictions
+from vitaos.engine.evaluator import evaluate
 from vitaos.engine.features import FeatureBank, FeatureBatches, Features, NearestNeighbors, extract, fit_linear, gather
 from vitaos.engine.precision import build_precision
 
@@ -59,9 +60,8 @@ def test_features_are_those_of_the_model_in_the_order_of_the_data() -> None:
     shares = FeatureBatches(batches, 5)
     precision = build_precision("fp32", ALONE.device)
     for kind in ("pooled", "class_token", "mean"):
-        found = gather(
-            extract(Features(model, kind), shares, normalize, world=ALONE, precision=precision), 20, world=ALONE
-        )
+        (of_model,) = extract([Features(model, kind)], shares, normalize, world=ALONE, precision=precision)
+        found = gather(of_model, 20, world=ALONE)
         tokens = model.forward_features(normalize(images))
         expected = {
             "pooled": model.forward_head(tokens, pre_logits=True),
@@ -80,8 +80,8 @@ def test_calibration_is_that_of_the_whole_probabilities() -> None:
     logits[0], labels[0] = torch.tensor([100.0, 0, 0, 0]), 0  # a confidence of 1
     logits[1] = torch.nan  # is left out
     batches = [Batch(logits[part], labels[part], part) for part in torch.arange(200).split(64)]
-    result = evaluate(
-        torch.nn.Identity(), FeatureBatches(batches, 200), lambda images: images, world=ALONE,
+    (result,) = evaluate(
+        [torch.nn.Identity()], FeatureBatches(batches, 200), lambda images: images, world=ALONE,
         precision=build_precision("fp32", ALONE.device), num_classes=4, keep_confidences=True,
     )  # fmt: skip
     assert result.confidences is not None

@@ -65,14 +65,17 @@ def line_of(world: World, precision: str) -> dict[str, float]:
     torch.set_float32_matmul_precision("highest")  # no TF32: the CPU has none
     trainer.loader = EnlargedImages(world, batch_size=12)
     number_format = build_precision(precision, ALONE.device)
-    trainer.conclusion.evaluate = lambda judged: evaluate(
-        judged,
-        EvaluationImages(world),
-        lambda images: normalize(images.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)),
-        world=world,
-        precision=trainer.precision if world.device.type == "cuda" else number_format,
-        num_classes=CLASSES,
-    ).metrics()
+    trainer.conclusion.evaluate = lambda judged: [
+        result.metrics()
+        for result in evaluate(
+            judged,
+            EvaluationImages(world),
+            lambda images: normalize(images.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)),
+            world=world,
+            precision=trainer.precision if world.device.type == "cuda" else number_format,
+            num_classes=CLASSES,
+        )
+    ]
     assert trainer.fit().status == "finished"
     return sink.lines[0]
 
@@ -90,16 +93,14 @@ def test_an_evaluation_is_that_of_the_cpu(world: World) -> None:
         model = tiny_vit().to(place.device)
         number_format = build_precision("fp32", place.device)
         torch.set_float32_matmul_precision("highest")
-        results.append(
-            evaluate(
-                model,
-                EvaluationImages(place),
-                normalize,
-                world=place,
-                precision=number_format,
-                num_classes=CLASSES,
-                keep_predictions=True,
-            )
+        results += evaluate(
+            [model],
+            EvaluationImages(place),
+            normalize,
+            world=place,
+            precision=number_format,
+            num_classes=CLASSES,
+            keep_predictions=True,
         )
     on_device, on_cpu = results
     assert on_device.count == on_cpu.count

@@ -80,7 +80,7 @@ def replay(golden: Arrays, hyper: dict[str, Any]) -> tuple[Trainer, list[float]]
     assert not vitaos.load_weights(model, weights).missing
     data = Replay(golden, hyper)
     trainer = build_trainer(
-        config, model, data, ALONE, num_classes=hyper["classes"], evaluate=lambda _: {"top1": 0.0}
+        config, model, data, ALONE, num_classes=hyper["classes"], evaluate=lambda judged: [{"top1": 0.0}] * len(judged)
     )  # fmt: skip
     trainer.transform = data
     recorded = Recorded(trainer.loss)

@@ -22,7 +22,7 @@ from miniature import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vitaos.engine.evaluator import EvaluationInterrupted
+from vitaos.engine.tally import EvaluationInterrupted
 from vitaos.runtime.world import World
 
 
@@ -139,7 +139,7 @@ def test_a_request_during_evaluation_gives_it_up_and_it_is_made_later() -> None:
     checkpoints, sink = InMemoryCheckpoints(), RecordingSink()
     trainer = make_trainer(ALONE, checkpoints=checkpoints, sinks=[sink], epochs=1)
 
-    def interrupted(model: Any) -> dict[str, float]:
+    def interrupted(models: Any) -> list[dict[str, float]]:
         raise EvaluationInterrupted
 
     evaluate, trainer.conclusion.evaluate = trainer.conclusion.evaluate, interrupted

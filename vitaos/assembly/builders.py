@@ -4,7 +4,7 @@ Each builder takes a configuration and unpacks it into plain keywords: config st
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,25 +230,26 @@ def build_ema(config: TrainConfig, model: nn.Module) -> ModelEma | None:
 
 
 def build_evaluate_fn(config: TrainConfig, loaders: Loaders, world: World, interrupted: Callable[[], bool]) -> Evaluate:
-    """A function that evaluates a model on the held-out images, on all ranks together, unless `interrupted`.
+    """A function that evaluates models on the held-out images, on all ranks together, unless `interrupted`.
 
     It also holds the training images that no rank could decode so far against their limit.
     """
     normalize, precision = build_normalize(config.data), build_precision(config.precision, world.device)
 
-    def evaluate_model(model: nn.Module) -> dict[str, float]:
+    def evaluate_models(models: Sequence[nn.Module]) -> list[dict[str, float]]:
         loaders.train.bad.check_over_ranks(world.gather_objects)
-        return evaluate(
-            model,
+        results = evaluate(
+            models,
             loaders.val,
             normalize,
             world=world,
             precision=precision,
             num_classes=loaders.num_classes,
             interrupted=interrupted,
-        ).metrics()
+        )
+        return [result.metrics() for result in results]
 
-    return evaluate_model
+    return evaluate_models
 
 
 def build_settings(config: TrainConfig) -> Settings:

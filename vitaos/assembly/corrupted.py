@@ -10,7 +10,7 @@ from typing import Any
 from vitaos.assembly import imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader
 from vitaos.assembly.evaluation_report import counts, described, results_folder, results_stem, write_rows
-from vitaos.assembly.judge import Judge, answer_names
+from vitaos.assembly.judge import Judges, answer_names
 from vitaos.config import EvalConfig
 from vitaos.data import EvalLoader
 from vitaos.data.corruptions import (
@@ -26,7 +26,7 @@ from vitaos.data.corruptions import (
     mean_corruption_error,
     warm_up,
 )
-from vitaos.engine.evaluator import EvaluationResult
+from vitaos.engine.evaluation_result import EvaluationResult
 from vitaos.files import file_name
 from vitaos.runtime.world import World
 
@@ -47,13 +47,13 @@ class Corrupted:
     folders: Mapping[Cell, Path] | None
     classes: imagenet.Classes
 
-    def judge(self, judges: Mapping[str, Judge], world: World) -> dict[str, dict[Cell, EvaluationResult]]:
+    def judge(self, judges: Judges, world: World) -> dict[str, dict[Cell, EvaluationResult]]:
         """The results by kind of weights, under each corruption and severity; each folder is opened once for all."""
-        found: dict[str, dict[Cell, EvaluationResult]] = {weights: {} for weights in judges}
+        found: dict[str, dict[Cell, EvaluationResult]] = {}
         for cell in CELLS:
             with closing(_open(self.config, self.target, self.folders, cell, world)) as loader:
-                for weights, judge in judges.items():
-                    found[weights][cell] = judge.judge(loader, self.classes).result
+                for weights, judgment in judges.judge(loader, self.classes).items():
+                    found.setdefault(weights, {})[cell] = judgment.result
         return found
 
 
@@ -80,10 +80,7 @@ def prepare(config: EvalConfig, target: EvalTarget, known: list[str] | None, wor
 def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "CorruptionReport":
     """The report on ImageNet-C alone."""
     images = prepare(config, target, answer_names(config, target, world), world)
-    judges = {
-        weights: Judge(config, target, weights, images.classes.answers, world)
-        for weights in target.choose_weights(config.weights)
-    }
+    judges = Judges(config, target, images.classes.answers, world)
     return CorruptionReport(config, target, images.judge(judges, world))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from vitaos.assembly import corrupted, imagenet, suite
 from vitaos.assembly.eval_target import EvalTarget, build_loader, resolve_checkpoint
 from vitaos.assembly.evaluation_report import Report
-from vitaos.assembly.judge import Judge, answer_names
+from vitaos.assembly.judge import Judges, answer_names
 from vitaos.config import EvalConfig
 from vitaos.optional import require
 from vitaos.runtime.world import World, initialize
@@ -79,8 +79,5 @@ def evaluate_dataset(config: EvalConfig, target: EvalTarget, world: World) -> Re
     with closing(build_loader(config, target, world)) as loader:
         classes = imagenet.match_classes(config.dataset, known, loader.class_names, target.file)
         labels = imagenet.real_labels(loader.file_names(), config.real_labels) if config.dataset == "real" else None
-        judgments = {
-            weights: Judge(config, target, weights, classes.answers, world).judge(loader, classes, labels)
-            for weights in target.choose_weights(config.weights)
-        }
+        judgments = Judges(config, target, classes.answers, world).judge(loader, classes, labels)
         return Report(config, target, loader.class_names, judgments)

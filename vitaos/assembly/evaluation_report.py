@@ -17,7 +17,7 @@ from vitaos.checkpoint.folder import run_folder_of
 from vitaos.config import EvalConfig, enabled_techniques
 from vitaos.engine.calibration import Calibration, calibrate
 from vitaos.engine.confusion import confusion_matrix, worst_classes
-from vitaos.engine.evaluator import EvaluationResult
+from vitaos.engine.evaluation_result import EvaluationResult
 from vitaos.files import file_name
 from vitaos.outputs.environment import versions
 

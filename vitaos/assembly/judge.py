@@ -1,6 +1,6 @@
 """How a checkpoint is judged on images: by its classifier, by its features' nearest neighbors, or by a linear layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model
 from vitaos.config import EvalConfig
 from vitaos.data import EvalLoader
 from vitaos.engine import compilation, evaluator
-from vitaos.engine.evaluator import EvaluationResult
+from vitaos.engine.evaluation_result import EvaluationResult
 from vitaos.engine.features import FeatureBank, FeatureBatches, Features, NearestNeighbors, extract, fit_linear, gather
 from vitaos.engine.precision import Precision, build_precision
 from vitaos.engine.protocols import EvaluationLoader
@@ -37,59 +37,65 @@ class Judgment:
     by_k: dict[int, EvaluationResult]
 
 
-class Judge:
-    """One kind of weights of a checkpoint, ready to be judged on any images of the classes it answers.
+class Judges:
+    """The chosen kinds of weights of a checkpoint, ready to be judged on any images of the classes they answer.
+
+    Both kinds see a batch before the next is read: together they cost one pass over the images, those of the training
+    part included.
 
     Args:
         config: the evaluation's.
         target: the checkpoint and its data, whose training part feeds ``metric=knn|linear``.
-        weights: ``raw`` or ``ema``.
         answers: how many classes the model's classifier has.
-        world: the processes; making a judge is a collective call.
+        world: the processes; making judges is a collective call.
 
     Raises:
-        ValueError: the weights are not this model's, or it has no such features.
+        ValueError: the weights are missing or not this model's, or it has no such features.
     """
 
-    def __init__(self, config: EvalConfig, target: EvalTarget, weights: str, answers: int, world: World) -> None:
+    def __init__(self, config: EvalConfig, target: EvalTarget, answers: int, world: World) -> None:
         self._config, self._world = config, world
-        self._normalize: Callable[[Tensor], Tensor] = builders.build_normalize(target.data)
         self._precision: Precision = build_precision(config.precision, world.device)
-        by_classifier = config.metric == BY_CLASSIFIER
-        model = _load(config, target, weights, answers, world.device)
+        models = {
+            weights: _load(config, target, weights, answers, world.device)
+            for weights in target.choose_weights(config.weights)
+        }
+        self._transform: Callable[[Tensor], Tensor] = builders.build_normalize(target.data)
         if config.polyphase_anchoring:
-            self._normalize = _in_turn(self._normalize, anchoring(model))
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)
-        self._model: nn.Module = model if by_classifier else Features(model, config.features)
-        compilation.choose(config.compile, world.device).apply(self._model)
-        self._heads: dict[int, nn.Module] = {}
-        if not by_classifier:
-            self._heads = self._build_heads(self._bank(target))
+            self._transform = _in_turn(self._transform, anchoring(next(iter(models.values()))))
+        self._models = {weights: _ready(config, model, world.device) for weights, model in models.items()}
+        self._heads: dict[str, dict[int, nn.Module]] = {}
+        if config.metric != BY_CLASSIFIER:
+            self._heads = self._build_heads(target)
 
-    def _bank(self, target: EvalTarget) -> FeatureBank:
+    def _build_heads(self, target: EvalTarget) -> dict[str, dict[int, nn.Module]]:
         with closing(build_loader(self._config, target, self._world, part="train")) as loader:
-            return gather(self._features(loader), len(loader.class_names), world=self._world)
+            features, classes = self._features(loader), len(loader.class_names)
+        return {
+            weights: self._heads_on(gather(shares, classes, world=self._world)) for weights, shares in features.items()
+        }
 
-    def _features(self, loader: EvalLoader) -> FeatureBatches:
-        return extract(self._model, loader, self._normalize, world=self._world, precision=self._precision)
-
-    def _build_heads(self, bank: FeatureBank) -> dict[int, nn.Module]:
+    def _heads_on(self, bank: FeatureBank) -> dict[int, nn.Module]:
         config = self._config
         if config.metric == "linear":
             return {0: fit_linear(bank, config.regularization_c, world=self._world)}
         return {k: NearestNeighbors(bank, k, config.temperature) for k in config.k}
 
+    def _features(self, loader: EvalLoader) -> dict[str, FeatureBatches]:
+        models = list(self._models.values())
+        found = extract(models, loader, self._transform, world=self._world, precision=self._precision)
+        return dict(zip(self._models, found, strict=True))
+
     def judge(
         self, loader: EvalLoader, classes: imagenet.Classes, real_labels: Sequence[Sequence[int]] | None = None
-    ) -> Judgment:
-        """Count the right answers on these images, on all ranks together."""
+    ) -> dict[str, Judgment]:
+        """Count the right answers of each kind of weights on these images, on all ranks together."""
 
         def count(
-            model: nn.Module, shares: EvaluationLoader, transform: Callable[[Tensor], Tensor]
-        ) -> EvaluationResult:
+            models: Iterable[nn.Module], shares: EvaluationLoader, transform: Callable[[Tensor], Tensor]
+        ) -> list[EvaluationResult]:
             return evaluator.evaluate(
-                model,
+                list(models),
                 shares,
                 transform,
                 world=self._world,
@@ -102,11 +108,24 @@ class Judge:
             )
 
         if not self._heads:
-            return Judgment(count(self._model, loader, self._normalize), {})
-        features = self._features(loader)
-        results = {k: count(head, features, lambda images: images) for k, head in self._heads.items()}
-        first = next(iter(results.values()))
-        return Judgment(first, results if self._config.metric == "knn" else {})
+            results = count(self._models.values(), loader, self._transform)
+            return {weights: Judgment(result, {}) for weights, result in zip(self._models, results, strict=True)}
+        judgments = {}
+        for weights, features in self._features(loader).items():
+            heads = self._heads[weights]
+            by_k = dict(zip(heads, count(heads.values(), features, lambda images: images), strict=True))
+            first = next(iter(by_k.values()))
+            judgments[weights] = Judgment(first, by_k if self._config.metric == "knn" else {})
+        return judgments
+
+
+def _ready(config: EvalConfig, model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, or what gives its features, as it is to be called."""
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    called = model if config.metric == BY_CLASSIFIER else Features(model, config.features)
+    compilation.choose(config.compile, device).apply(called)
+    return called
 
 
 def _load(config: EvalConfig, target: EvalTarget, weights: str, answers: int, device: torch.device) -> nn.Module:

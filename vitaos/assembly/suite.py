@@ -11,7 +11,7 @@ from vitaos.assembly import corrupted, imagenet
 from vitaos.assembly.corrupted import Corrupted, CorruptionReport
 from vitaos.assembly.eval_target import EvalTarget, build_loader
 from vitaos.assembly.evaluation_report import Report, described, results_folder, results_stem, write_rows
-from vitaos.assembly.judge import Judge, Judgment, answer_names
+from vitaos.assembly.judge import Judges, Judgment, answer_names
 from vitaos.config import ConfigError, DataConfig, EvalConfig
 from vitaos.data import EvalLoader
 from vitaos.runtime.world import World
@@ -31,8 +31,8 @@ class _Opened:
     classes: imagenet.Classes
     real_labels: list[list[int]] | None
 
-    def judge(self, judge: Judge) -> Judgment:
-        return judge.judge(self.loader, self.classes, self.real_labels)
+    def judge(self, judges: Judges) -> dict[str, Judgment]:
+        return judges.judge(self.loader, self.classes, self.real_labels)
 
 
 def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "SuiteReport":
@@ -67,13 +67,8 @@ def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "SuiteRepo
             raise ValueError(
                 f"suite=all: the datasets ask for models of different numbers of classes, {sorted(answers)}"
             )
-        judges = {
-            weights: Judge(config, target, weights, min(answers), world)
-            for weights in target.choose_weights(config.weights)
-        }
-        judgments = {
-            name: {weights: item.judge(judge) for weights, judge in judges.items()} for name, item in opened.items()
-        }
+        judges = Judges(config, target, min(answers), world)
+        judgments = {name: item.judge(judges) for name, item in opened.items()}
         reports: dict[str, Report | CorruptionReport] = {
             name: Report(item.config, item.target, item.loader.class_names, judgments[name])
             for name, item in opened.items()

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from vitaos.engine.ema import ModelEma
-from vitaos.engine.evaluator import EvaluationInterrupted
 from vitaos.engine.progress import Progress, Sums
 from vitaos.engine.protocols import Evaluate, Observe, SaveState, Schedule, Sink
+from vitaos.engine.tally import EvaluationInterrupted
 from vitaos.engine.throughput import Throughput
 from vitaos.engine.update import NonFiniteError
 from vitaos.runtime.world import World
@@ -105,10 +105,9 @@ class Conclusion:
         return progress.evaluated_step
 
     def _evaluations(self) -> dict[str, float]:
-        line = {f"val_{name}": value for name, value in self.evaluate(self.model).items()}
-        if self.ema is not None:
-            line |= {f"ema_{name}": value for name, value in self.evaluate(self.ema.module).items()}
-        return line
+        judged = {"val": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+        found = zip(judged, self.evaluate(list(judged.values())), strict=True)
+        return {f"{kind}_{name}": value for kind, metrics in found for name, value in metrics.items()}
 
     def _rates(self) -> dict[str, Any]:
         progress = self.progress

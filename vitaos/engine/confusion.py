@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitaos.engine.evaluator import Predictions
+from vitaos.engine.evaluation_result import Predictions
 
 WORST_COLUMNS: Final = ("rank", "class", "name", "count", "correct", "top1", "taken_for", "taken_for_share")
 

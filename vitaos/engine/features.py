@@ -3,7 +3,7 @@
 Shapes: N images of the training part, B of a batch, D values of a feature, K classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,28 +77,31 @@ class FeatureBatches:
 
 @torch.no_grad()
 def extract(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     loader: EvaluationLoader,
     transform: Callable[[Tensor], Tensor],
     *,
     world: World,
     precision: Precision,
-) -> FeatureBatches:
-    """The features of this rank's share of a dataset, in the order of the loader.
+) -> list[FeatureBatches]:
+    """The features of this rank's share of a dataset, in the order of the loader, for each model; the images are read
+    once.
 
     Args:
-        model: maps images to (B, D); put into eval mode.
+        models: map images to (B, D); put into eval mode.
         loader: this rank's share.
         transform: uint8 images on the device to normalized float images.
     """
-    model.eval()
-    batches = []
+    for model in models:
+        model.eval()
+    batches: list[list[Batch]] = [[] for _ in models]
     for batch in loader:
         images = transform(batch.images.to(world.device, non_blocking=True))
-        with precision.autocast():
-            features = model(images)
-        batches.append(batch._replace(images=features.float()))
-    return FeatureBatches(batches, loader.num_images)
+        for model, found in zip(models, batches, strict=True):
+            with precision.autocast():
+                features = model(images)
+            found.append(batch._replace(images=features.float()))
+    return [FeatureBatches(found, loader.num_images) for found in batches]
 
 
 def gather(shares: FeatureBatches, classes: int, *, world: World) -> FeatureBank:

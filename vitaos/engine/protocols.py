@@ -1,6 +1,6 @@
 """What the trainer expects of the objects it is given: each is implemented elsewhere and known here by its shape."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from vitaos.batch import Batch
 
 Metrics = dict[str, float]
-Evaluate = Callable[[nn.Module], Metrics]
-"""Evaluates a model on all ranks together: {"top1", "top5", "loss", ...}; raises EvaluationInterrupted on all alike."""
+Evaluate = Callable[[Sequence[nn.Module]], Sequence[Metrics]]
+"""Evaluates models on the same images, on all ranks together: {"top1", "top5", "loss", ...} of each; raises
+EvaluationInterrupted on all alike."""
 
 Observe = Callable[[nn.Module, int, bool], Mapping[str, float]]
 """Further measurements of a model after an epoch (0-based; whether it is the run's last), by the names they get in the

@@ -86,7 +86,9 @@ def build_trainer(words: list[str]) -> Trainer:
     world = initialize(config.device)
     model = builders.build_model(config, _CLASSES, recipe=config.recipe).to(world.device)
     loader: Any = _RandomImages(config)
-    trainer = training.build_trainer(config, model, loader, world, num_classes=_CLASSES, evaluate=lambda _: {})
+    trainer = training.build_trainer(
+        config, model, loader, world, num_classes=_CLASSES, evaluate=lambda judged: [{}] * len(judged)
+    )
     builders.plan_ahead(loader, trainer.transform, world.device)
     return trainer
 

@@ -44,12 +44,11 @@ def facts_of(run: Run) -> dict[str, Any]:
 def evaluate(run: Run) -> None:
     """Evaluate the model and its average, as at the end of an epoch."""
     assert run.trainer.ema is not None
-    for model in (run.trainer.model, run.trainer.ema.module):
-        try:
-            run.trainer.conclusion.evaluate(model)
-        except ValueError as error:  # no kernel computes, so nothing was counted
-            if "no image was left" not in str(error):
-                raise
+    try:
+        run.trainer.conclusion.evaluate([run.trainer.model, run.trainer.ema.module])
+    except ValueError as error:  # no kernel computes, so nothing was counted
+        if "no image was left" not in str(error):
+            raise
 
 
 def main(backend: str, families: list[str]) -> None:
