@@ -240,7 +240,15 @@ def unlike_copies(world: World) -> dict[str, Any]:
         # The last rank's share of 24 images has 8; of 22 it has 7.
         loader = EvaluationImages(world, images=22 if is_last else 24)
         number_format = build_precision("fp32", world.device)
-        evaluate([tiny_vit()], loader, normalize, world=world, precision=number_format, num_classes=CLASSES)
+        evaluate(
+            [tiny_vit()],
+            loader,
+            normalize,
+            world=world,
+            precision=number_format,
+            num_classes=CLASSES,
+            keep_predictions=True,
+        )
     except ValueError as error:
         found["evaluated"] = str(error)
     bad = CorruptImages(24, "skip", "photos")  # of which one may be bad; each rank meets one of its own

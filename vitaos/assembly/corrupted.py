@@ -80,7 +80,7 @@ def prepare(config: EvalConfig, target: EvalTarget, known: list[str] | None, wor
 def evaluate(config: EvalConfig, target: EvalTarget, world: World) -> "CorruptionReport":
     """The report on ImageNet-C alone."""
     images = prepare(config, target, answer_names(config, target, world), world)
-    judges = Judges(config, target, images.classes.answers, world)
+    judges = Judges(images.config, target, images.classes.answers, world)
     return CorruptionReport(config, target, images.judge(judges, world))
 
 

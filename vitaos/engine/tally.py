@@ -34,9 +34,10 @@ class Tally:
     ) -> None:
         self._world = world
         # In one float64 vector on the device: integers up to 2^53 are exact in it.
-        self._vector = torch.zeros(3 * classes + 2, dtype=torch.float64, device=world.device)
+        self._vector = torch.zeros(3 * classes + 3, dtype=torch.float64, device=world.device)
         self._by_class = self._vector[: 3 * classes].view(3, classes)
-        self._loss, self._interrupted = self._vector[-2], self._vector[-1]
+        self._loss, self._interrupted = self._vector[-3], self._vector[-2]
+        self._vector[-1] = images
         self._predictions = _PredictionTable(images, world.device) if keep_predictions else None
         self._confidences = ConfidenceTable(images, world.device) if keep_confidences else None
 
@@ -75,19 +76,41 @@ class Tally:
         self._loss += torch.where(judged_B, losses_B, 0.0).sum()
         return torch.where(finite_B1[:, 0], top_B5[:, 0], -1), right_B5[:, 0], judged_B
 
-    def result(self) -> EvaluationResult:
+    def result(self, *, every_image: bool) -> EvaluationResult:
         """The counts of all ranks together; a collective call.
+
+        Args:
+            every_image: whether each image of the dataset has to count.
 
         Raises:
             EvaluationInterrupted: any rank was asked to leave.
-            ValueError: no image was judged.
+            ValueError: no image was judged, or not every image once where each has to count; on all ranks alike, and
+                before they add up tables whose sizes differ where their datasets do.
         """
-        counted = _result(self._world.all_reduce(self._vector))
+        counted = self._sum(every_image)
         return replace(
             counted,
             predictions=None if self._predictions is None else self._predictions.result(self._world),
             confidences=None if self._confidences is None else self._confidences.result(self._world),
         )
+
+    def _sum(self, every_image: bool) -> EvaluationResult:
+        *by_class, loss, interrupted, of_all_ranks = self._world.all_reduce(self._vector).cpu().numpy()
+        if interrupted > 0:
+            raise EvaluationInterrupted
+        rows = np.array(by_class).reshape(3, -1).astype(np.int64)
+        count, correct1, correct5 = (int(total) for total in rows.sum(1))
+        if count == 0:
+            raise ValueError(
+                "no image was left to evaluate: the dataset is empty, or none of its images has a label that counts"
+            )
+        images = float(of_all_ranks) / self._world.size
+        if every_image and count != images:
+            raise ValueError(
+                f"{count} images were evaluated, the dataset has {images:g}: the ranks see different data, or some of "
+                "it was left out"
+            )
+        return EvaluationResult(count, correct1, correct5, float(loss) / count, *rows)
 
 
 class _PredictionTable:
@@ -103,16 +126,3 @@ class _PredictionTable:
     def result(self, world: World) -> Predictions:
         target, predicted, correct = world.all_reduce(self.table).cpu().numpy()
         return Predictions(target - 1, predicted - 1, correct.astype(np.bool_))
-
-
-def _result(vector: Tensor) -> EvaluationResult:
-    counts = vector.cpu().numpy()
-    if counts[-1] > 0:
-        raise EvaluationInterrupted
-    by_class = counts[:-2].reshape(3, -1).astype(np.int64)
-    count, correct1, correct5 = (int(total) for total in by_class.sum(1))
-    if count == 0:
-        raise ValueError(
-            "no image was left to evaluate: the dataset is empty, or none of its images has a label that counts"
-        )
-    return EvaluationResult(count, correct1, correct5, float(counts[-2]) / count, *by_class)
