@@ -10,7 +10,9 @@ import pytest
 from scipy.stats import ttest_ind
 
 from tests.study.run_folders import Write, study
+from vitaos.analysis.figures import new_figure
 from vitaos.study.dose import build_dose_responses
+from vitaos.study.dose_gains import compared, draw_gains, gains_size
 from vitaos.study.report import write_report
 from vitaos.study.significance import bootstrap_interval, holm, paired_interval
 
@@ -54,6 +56,23 @@ def test_each_dose_is_compared_with_the_plain_runs_of_that_dose(grid: Callable[.
     assert collapsed.monitored("token_similarity_by_block") == pytest.approx([0.2, 0.9])
 
 
+def test_gains_have_a_panel_for_what_is_compared_at_two_doses(grid: Callable[..., Path], write: Write) -> None:
+    folder = grid()
+    write("once", 25.0, skip_gain=0.5, featscale=True)
+    read = study(folder)
+    (response,) = build_dose_responses(read)
+    assert response.of("attnscale")[1].differences == pytest.approx((10.0, 10.5, 11.0)), "seed by seed"
+    assert response.of("plain")[1].differences == ()
+    assert compared(response, read.techniques) == ["attnscale"], "plain is the zero line, and one dose is no line"
+    figure = new_figure(gains_size(1))
+    draw_gains(figure, response, read.techniques, read.metric)
+    (panel,) = figure.axes
+    (line,) = [line for line in panel.get_lines() if list(line.get_xdata()) == [1.0, 0.5]]
+    assert line.get_ydata() == pytest.approx([0.6, 10.5])
+    faces = [line.get_markerfacecolor() for line in panel.get_lines() if line.get_marker() == "o"]
+    assert faces[0] == "white" != faces[1], "what is not told from 0 is hollow"
+
+
 def test_a_study_of_one_dose_has_a_leaderboard_and_no_response(write: Write, tmp_path: Path) -> None:
     write("plain", 80.0, skip_gain=0.5)
     write("scaled", 81.0, skip_gain=0.5, attnscale=True)
@@ -84,7 +103,7 @@ def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Pat
             (evaluation / "imagenet-val-zeroed.json").write_text(f'{{"weights": {{"raw": {{"top1": {top1}}}}}}}')
     files = {file.name for file in write_report(study(folder), tmp_path / "report")}
     assert {"dose.csv", "dose_deit_s_imagenet_12.png", "dose_blocks_deit_s_imagenet_12.png"} <= files
-    assert "dose_learned_deit_s_imagenet_12.png" in files
+    assert {"dose_gains_deit_s_imagenet_12.png", "dose_learned_deit_s_imagenet_12.png"} <= files
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| technique | r = 1 | r = 0.5 |" in text
     assert "+10.50 [" in text

@@ -35,6 +35,7 @@ class DosePoint:
         p_value: of that difference by Welch's t, corrected by Holm over the techniques of the dose; None without one.
         bootstrap: interval of the difference over images and seeds; None where predictions are missing.
         paired: interval of the difference seed by seed; None without two seeds in common.
+        differences: to the plain run of the same seed, one for every seed that both have.
     """
 
     skip_gain: float
@@ -42,6 +43,7 @@ class DosePoint:
     p_value: float | None = None
     bootstrap: tuple[float, float] | None = None
     paired: tuple[float, float] | None = None
+    differences: tuple[float, ...] = ()
 
     @property
     def by_seed(self) -> dict[Any, float]:
@@ -122,6 +124,7 @@ def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
                 p_value=corrected.get(point.cell.technique),
                 bootstrap=_bootstrap(point, plain),
                 paired=_paired(point, plain),
+                differences=_differences(point, plain),
             )
             for point in here
         ]
@@ -130,6 +133,13 @@ def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
 
 def _paired(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:
     return None if point.cell.difference is None else paired_interval(point.by_seed, plain.by_seed)
+
+
+def _differences(point: DosePoint, plain: DosePoint) -> tuple[float, ...]:
+    if point.cell.difference is None:
+        return ()
+    one, other = point.by_seed, plain.by_seed
+    return tuple(one[seed] - other[seed] for seed in one if seed in other)
 
 
 def _bootstrap(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:

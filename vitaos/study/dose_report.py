@@ -11,6 +11,7 @@ from vitaos.study.budget_report import budget_columns
 from vitaos.study.cells import Study
 from vitaos.study.dose import MONITORED, DosePoint, DoseResponse
 from vitaos.study.dose_figures import draw_by_block, draw_learned, draw_response, figure_size, learned_here
+from vitaos.study.dose_gains import compared, draw_gains, gains_size
 from vitaos.study.labels import axis_label, blocks_text, decimals, file_stem, interval_text, mean_text, technique_title
 from vitaos.study.runs import PLAIN
 
@@ -107,7 +108,7 @@ def dose_rows(study: Study, response: DoseResponse) -> Iterator[dict[str, Any]]:
 
 
 def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> list[Path]:
-    """Draw the figures and return their paths; learned values have one where any technique learns them."""
+    """Draw the figures and return their paths: gains and learned values where there are any."""
     techniques = study.techniques
     name = file_stem(response.model, response.data, depth=response.depth)
     width, height = figure_size(techniques)
@@ -118,13 +119,18 @@ def draw_dose_figures(study: Study, response: DoseResponse, folder: Path) -> lis
     figure = new_figure((width, height + 1.4))
     draw_by_block(figure, response, techniques)
     figure.savefig(by_block)
-    if not learned_here(response):
-        return [headline, by_block]
-    learned = folder / f"dose_learned_{name}.png"
-    figure = new_figure((width, height - 0.4))
-    draw_learned(figure, response, techniques)
-    figure.savefig(learned)
-    return [headline, by_block, learned]
+    drawn = [headline, by_block]
+    if panels := len(compared(response, techniques)):
+        drawn.append(folder / f"dose_gains_{name}.png")
+        figure = new_figure(gains_size(panels))
+        draw_gains(figure, response, techniques, study.metric)
+        figure.savefig(drawn[-1])
+    if learned_here(response):
+        drawn.append(folder / f"dose_learned_{name}.png")
+        figure = new_figure((width, height - 0.4))
+        draw_learned(figure, response, techniques)
+        figure.savefig(drawn[-1])
+    return drawn
 
 
 def _grid(response: DoseResponse, techniques: Sequence[str], text: Callable[[DosePoint], str]) -> list[str]:
