@@ -60,6 +60,7 @@ class BandGains(nn.Module):
         like, dim = site.attention.proj.weight, site.dim
         self.groups = math.gcd(dim, groups)
         self.grid, self.prefix = grid_of_image(site), site.prefix_tokens
+        self.built = self.grid.size
         hidden = max(1, dim // _REDUCTION)
         self.filters = nn.Parameter(like.new_zeros(filters, dim // self.groups, _ROWS, _COLUMNS))
         self.reduce, self.route = (
@@ -71,7 +72,7 @@ class BandGains(nn.Module):
             trunc_normal_(layer.weight, std=0.02)
         if gain > 0:
             trunc_normal_(self.filters, std=gain)
-        height, width = self.grid
+        height, width = self.built
         constants = {
             "rows": _resizing(_ROWS, height),
             "columns": _resizing(_COLUMNS, width // 2 + 1),
@@ -84,9 +85,10 @@ class BandGains(nn.Module):
 
     def forward(self, y_BNC: Tensor) -> Tensor:
         """What a branch gives: (B, N, C) -> the same."""
+        self.grid.check("freqscale", self.built)
         with no_autocast(y_BNC.device.type):
             wide_BNC = at_least_float32(y_BNC[:, self.prefix :])
-            change_BYXC = self._reweigh(wide_BNC.unflatten(1, self.grid), self._gains(wide_BNC.mean(1)))
+            change_BYXC = self._reweigh(wide_BNC.unflatten(1, self.built), self._gains(wide_BNC.mean(1)))
             changed_BNC = (wide_BNC + change_BYXC.flatten(1, 2)).to(y_BNC.dtype)
         return torch.cat([y_BNC[:, : self.prefix], changed_BNC], dim=1) if self.prefix else changed_BNC
 

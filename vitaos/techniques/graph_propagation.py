@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitaos.dtypes import at_least_float32, no_autocast
+from vitaos.techniques.grid import PatchGrid
 from vitaos.techniques.merge_criteria import attention_map
 from vitaos.techniques.token_matching import take
 
@@ -22,7 +23,7 @@ _NEIGHBORS: Final = 8
 
 
 @torch.no_grad()
-def remember_graph(block: Any, x_BNC: Tensor, *, prefix: int, grid: tuple[int, int]) -> Tensor:
+def remember_graph(block: Any, x_BNC: Tensor, *, prefix: int, grid: PatchGrid) -> Tensor:
     """In front of the first block: leave the graph of the patches in the record.
 
     Raises:
@@ -31,12 +32,13 @@ def remember_graph(block: Any, x_BNC: Tensor, *, prefix: int, grid: tuple[int, i
     seen = block.record.seen
     if "graph" not in seen:
         patches_BPC = at_least_float32(x_BNC[:, prefix:])
-        if patches_BPC.shape[1] != grid[0] * grid[1]:
+        rows, columns = grid.size
+        if patches_BPC.shape[1] != rows * columns:
             raise ValueError(
-                f"token_merging: select=gtp joins neighbors on a grid of {grid[0]} x {grid[1]} patches, but there are "
+                f"token_merging: select=gtp joins neighbors on a grid of {rows} x {columns} patches, but there are "
                 f"{patches_BPC.shape[1]}: images of another size, or patches that were dropped."
             )
-        seen["graph"] = normalized(spatial_graph(grid, x_BNC.device) | semantic_graph(patches_BPC))
+        seen["graph"] = normalized(spatial_graph((rows, columns), x_BNC.device) | semantic_graph(patches_BPC))
     return x_BNC
 
 

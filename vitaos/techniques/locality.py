@@ -19,27 +19,32 @@ the scores are computed twice; fused attention takes it as a mask, but no kernel
 N x N map, so training has one.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32
-from vitaos.techniques.grid import NO_GRID, check_grid, grid_of_attention
+from vitaos.techniques.grid import NO_GRID, PatchGrid, check_grid, grid_of_attention
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
 _PRIORITY: Final = 10
 
 
-def subtract_distance(attention: Any, _: Tensor, __: Tensor) -> Tensor:
+def subtract_distance(attention: Any, _: Tensor, __: Tensor, *, grid: PatchGrid, built: tuple[int, int]) -> Tensor:
     """(1, H, N, N): what the scores lose."""
+    grid.check("locality", built)
     slope_H11 = at_least_float32(attention.locality_slope).view(-1, 1, 1)
     return (-slope_H11 * attention.locality_distances).unsqueeze(0)
 
 
-def multiply_by_distance(attention: Any, q_BHND: Tensor, k_BHND: Tensor) -> Tensor:
+def multiply_by_distance(
+    attention: Any, q_BHND: Tensor, k_BHND: Tensor, *, grid: PatchGrid, built: tuple[int, int]
+) -> Tensor:
     """(B, H, N, N): (factor - 1) times the scores."""
+    grid.check("locality", built)
     weight_HK = at_least_float32(attention.locality_weight)
     width_HK = at_least_float32(attention.locality_width)
     falls_HKNN = (-attention.locality_distances / (2 * width_HK.square()[..., None, None])).expm1()
@@ -66,17 +71,18 @@ def _check(sites: list[Site], multiply: bool, gaussians: int) -> None:
 def _fill(sites: list[Site], multiply: bool, gaussians: int) -> None:
     for site in sites:
         attention, heads = site.attention, site.num_heads
-        distances = squared_distances(grid_of_attention(site), site.prefix_tokens).to(attention.proj.weight.device)
+        grid = grid_of_attention(site)
+        distances = squared_distances(grid.size, site.prefix_tokens).to(attention.proj.weight.device)
         attention.register_buffer("locality_distances", distances, persistent=False)
         if not multiply:
             attention.locality_slope = site.parameter(heads)
-            fill(attention, "scores", _PRIORITY, subtract_distance)
+            fill(attention, "scores", _PRIORITY, partial(subtract_distance, grid=grid, built=grid.size))
             continue
         new = attention.proj.weight.new_full
         attention.locality_weight = nn.Parameter(new((heads, gaussians), 0.0))
         widths = 2.0 ** torch.arange(gaussians)
         attention.locality_width = nn.Parameter(new((heads, gaussians), 1.0) * widths.to(attention.proj.weight))
-        fill(attention, "scores", _PRIORITY, multiply_by_distance)
+        fill(attention, "scores", _PRIORITY, partial(multiply_by_distance, grid=grid, built=grid.size))
 
 
 LOCALITY: Final = Technique(

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32
-from vitaos.techniques.grid import NO_GRID, check_grid, grid_of_image
+from vitaos.techniques.grid import NO_GRID, PatchGrid, check_grid, grid_of_image
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
 
@@ -33,9 +33,9 @@ _NEIGHBORS: Final = 9
 _MOST: Final = 16  # 3 x 3 tokens that lie further apart than any grid is wide
 
 
-def pool_neighbors(block: Any, x_BNC: Tensor, *, grid: tuple[int, int], prefix: int) -> Tensor:
+def pool_neighbors(block: Any, x_BNC: Tensor, *, grid: PatchGrid, prefix: int) -> Tensor:
     """Mix every patch token with the means of its neighborhoods."""
-    x_BCYX = x_BNC[:, prefix:].transpose(1, 2).unflatten(2, grid)
+    x_BCYX = x_BNC[:, prefix:].transpose(1, 2).unflatten(2, grid.size)
     gate_BKYX = at_least_float32(block.tap_gates(x_BCYX)).softmax(1)
     pooled_BCYX = gate_BKYX[:, :1] * x_BCYX
     ones = x_BCYX.new_ones(x_BCYX.shape[1], 1, 3, 3)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from vitaos.dtypes import wide_dtype
 from vitaos.techniques.graph_propagation import look_at_ranks, propagate_tokens, remember_graph
+from vitaos.techniques.grid import grid_of_image
 from vitaos.techniques.merge_criteria import CRITERIA, look_at_attention, score_pairs
 from vitaos.techniques.record import PassRecord, log_sizes, share_record
 from vitaos.techniques.reducible import REFUSES, check_reducible
@@ -184,8 +185,8 @@ def _fill(sites: list[Site], *, proportional: bool, criterion: str, select: str,
 
 def _fill_propagation(blocks: list[tuple[Site, Amount]], alpha: float) -> None:
     sites = [site for site, _ in blocks]
-    backbone, (_, prefix) = backbone_in(sites[0].model), _tokens(sites)
-    graph = partial(remember_graph, prefix=prefix, grid=tuple(backbone.patch_embed.grid_size))
+    _, prefix = _tokens(sites)
+    graph = partial(remember_graph, prefix=prefix, grid=grid_of_image(sites[0]))
     fill(sites[0].block, "pre_norm", 0, graph)
     for site, amount in blocks:
         if any(amount):
