@@ -266,3 +266,14 @@ def test_a_bit_flipped_in_a_foreign_archives_weights_is_noticed(tmp_path: Path) 
     assert torch.load(path, weights_only=True)["weight"].count_nonzero() == 1
     with pytest.raises(ValueError, match=r"checksum of its record .* does not match"):
         load_file(path)
+
+
+def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert torch.equal(load_file(tmp_path / "pytorch_model.bin")["weight"], torch.ones(2))
+
+
+def test_a_text_file_is_not_accused_of_code_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model:\n  name: deit_s12\n")
+    with pytest.raises(ValueError, match="is not a checkpoint, or one that contains code"):
+        load_file(tmp_path / "config.yaml")

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +13,7 @@ from technique_oracle import _Chain, _contrast, _feature_scale
 from torch import Tensor
 
 import vitaos
+from vitaos.analysis.measure import measure
 from vitaos.techniques.sites import kind_of
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -125,3 +127,14 @@ def test_is_a_model_like_others() -> None:
         vitaos.attach(timm.create_model("vit_dwee_patch16_reg1_gap_256", depth=1), attnscale=True)
         ours = vitaos.create_model("deit_ti12", depth=1, attn_layer="diff", attnscale=True, featscale=True)
     assert ours.blocks[0].attn.attn_scale.shape == (3,)
+
+
+def test_attnscale_is_measured_on_both_maps_of_a_head() -> None:
+    model = stir(vitaos.attach(plain(dtype=torch.float32), attnscale=True), "attnscale")
+    layer = measure(model, [images(model)], label="diff").attention[0]
+    assert layer.applied is not None
+    w_P = model.blocks[0].attn.attn_scale.detach().repeat_interleave(2).numpy()
+    detail = slice(1, layer.response.shape[-1] // 2)  # any frequencies but zero, which lies in the middle
+    np.testing.assert_allclose(
+        layer.applied[:, detail], np.abs(1 + w_P)[:, None] * layer.response[:, detail], rtol=1e-4
+    )

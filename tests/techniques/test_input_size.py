@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.techniques.technique_models import CASES, build, images, swin
+from tests.techniques.technique_models import CASES, build, images, swin, vit
 from vitaos.techniques import TECHNIQUES, attach
 
 SIZES = {"ViT": (8, 32), "Swin": (12, 48)}  # as many patches as before, in another grid
@@ -29,6 +29,17 @@ def test_another_grid_of_as_many_patches(name: str, kind: str) -> None:
             continue
         expected.load_state_dict(copied.state_dict())
         torch.testing.assert_close(copied(x), expected(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(8, 32), (24, 16)])
+@torch.no_grad()
+def test_neighbors_on_the_graph_are_those_of_the_new_grid(size: tuple[int, int]) -> None:
+    flags = {"token_merging": {"select": "gtp", "r": 2}}
+    model, expected = attach(vit(), **flags).eval(), attach(vit(img_size=size), **flags).eval()
+    model.set_input_size(img_size=size)
+    expected.load_state_dict(model.state_dict())
+    x = images(model)
+    torch.testing.assert_close(model(x), expected(x), rtol=0, atol=0)
 
 
 def test_another_window_is_refused() -> None:

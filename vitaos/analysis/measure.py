@@ -133,7 +133,8 @@ class _Gathered:
             response = spectral_response(maps_BGHMN)
             scale = getattr(unwrap_model(self.model).get_submodule(layer.name), "attn_scale", None)
             if isinstance(scale, Tensor):
-                applied = scaled_spectral_response(maps_BGHMN, scale.detach())
+                scale_H = scale.detach().repeat_interleave(maps_BGHMN.shape[2] // len(scale))  # diff: two maps a head
+                applied = scaled_spectral_response(maps_BGHMN, scale_H)
                 self.applied.setdefault(index, RunningMoments()).update(applied.mean(dim=1))
         self.response.setdefault(index, RunningMoments()).update(response.mean(dim=1))
 

@@ -37,6 +37,7 @@ class EvalTarget:
         recipe: brings the evaluation's crop.
         class_names: what the model's answers mean, in their order; None where the file does not hold them.
         reduced: the techniques of the command line that make tokens fewer: name -> True or options.
+        has_saved_size: whether the file itself describes the model, and the images are of its size in there.
     """
 
     path: Path | None
@@ -47,6 +48,7 @@ class EvalTarget:
     recipe: RecipeConfig
     class_names: list[str] | None
     reduced: Mapping[str, Any] = field(default_factory=dict)
+    has_saved_size: bool = False
 
     @property
     def file(self) -> Path:
@@ -87,9 +89,8 @@ class EvalTarget:
             ValueError: naming the file: they are not this model's.
         """
         try:
-            weight_files.load_weights(
-                model, self.content, weights="ema" if weights == "ema" else "model", classifier=classifier
-            )
+            load = weight_files.load_saved if self.has_saved_size else weight_files.load_weights
+            load(model, self.content, weights="ema" if weights == "ema" else "model", classifier=classifier)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
@@ -113,7 +114,8 @@ def resolve_checkpoint(source: CheckpointSource, checkpoint: str) -> EvalTarget:
         data = _seen_as_in_training(run.data, source.data)
         size = source.img_size or run.data.img_size
         names = _class_names(content, path)
-        return EvalTarget(path, content, run, data, size, run.recipe, names, reducers(source))
+        same = size == run.data.img_size
+        return EvalTarget(path, content, run, data, size, run.recipe, names, reducers(source), has_saved_size=same)
     if source.model is None or source.data is None:
         raise ValueError(
             f"{path} is no vitaos checkpoint and does not say what it is: add model=NAME (with depth and techniques as "
@@ -143,6 +145,9 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
     depth, size = keywords.pop("depth", None), keywords.pop("img_size", None)
     names = told.class_names
     try:
+        if "input_size" in seen and seen["input_size"][-1] != seen["input_size"][-2]:
+            high, wide = seen["input_size"][-2:]
+            raise ValueError(f"its images are {high} x {wide}, and square ones are read here: vitaos.from_pretrained")
         size = seen["input_size"][-1] if "input_size" in seen else int(size or source.data.img_size)
         data = replace(
             source.data,
@@ -153,7 +158,7 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
         recipe = replace(source.recipe, eval_crop=float(seen.get("crop_pct", source.recipe.eval_crop)))
         names = None if names is None else [str(name) for name in names]
     except (TypeError, ValueError, LookupError) as error:
-        raise ValueError(f"{folder}: {CONFIG_NAME} is damaged: {error}") from error
+        raise ValueError(f"{folder}: {CONFIG_NAME} is damaged or not for this: {error}") from error
     flags: dict[str, Any] = dict.fromkeys(technique_flags(source), False)
     flags |= {name: options if options != {} else True for name, options in told.techniques.items()}
     described = replace(
@@ -163,9 +168,11 @@ def exported_target(source: CheckpointSource, folder: Path) -> EvalTarget:
         skip_gain=told.skip_gain,
         **flags,
     )
-    described, size = reduce_tokens(described, source, folder), source.img_size or size
-    path = folder / WEIGHTS_NAME
-    return EvalTarget(path, load_file(path), described, data, size, recipe, names, reducers(source))
+    described, path = reduce_tokens(described, source, folder), folder / WEIGHTS_NAME
+    same, size = source.img_size in (None, size), source.img_size or size
+    return EvalTarget(
+        path, load_file(path), described, data, size, recipe, names, reducers(source), has_saved_size=same
+    )
 
 
 def untrained(source: CheckpointSource) -> EvalTarget:

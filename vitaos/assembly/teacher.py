@@ -152,7 +152,7 @@ def _of_run(content: Any, path: Path, weights: str) -> _Found:
     if classes is None:
         raise ValueError(f"{path} does not say how many classes it answers")
     size = run.data.img_size
-    target = eval_target.EvalTarget(path, content, run, run.data, size, run.recipe, names)
+    target = eval_target.EvalTarget(path, content, run, run.data, size, run.recipe, names, has_saved_size=True)
     model = eval_target.build_model(target, classes)
     target.load_weights(model, "ema" if weights == "ema" else "raw")
     return _Found(model, (size, size), run.data.mean, run.data.std, names)

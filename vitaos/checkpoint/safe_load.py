@@ -123,6 +123,12 @@ def _refusal(path: Path, error: Exception) -> ValueError:
         return ValueError(
             f"{path} is truncated or damaged, or is not a checkpoint: {type(error).__name__}: {text[:200]}"
         )
+    with path.open("rb") as file:
+        begins_as_pickle = file.read(1) in (b"\x80", _ZIP_START[:1])
+    if not begins_as_pickle and "perand" in text:
+        return ValueError(
+            f"{path} is not a checkpoint, or one that contains code: refused, nothing was run ({text[:200]})"
+        )
     named = _GLOBAL_PATTERN.search(text)
     what = f" (it asks for {named.group(1)})" if named else ""
     return ValueError(
@@ -177,6 +183,13 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
 
 
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a file of another name holds safetensors: the length of a JSON header, and its brace."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") <= path.stat().st_size
+
+
 def _load_arrays(path: Path) -> dict[str, torch.Tensor]:
     """The arrays of an ``.npz``; pickled objects within it are refused by numpy."""
     try:
@@ -209,7 +222,8 @@ def load_file(path: str | Path, *, check: bool = True, mmap: bool = False) -> An
     """Read a checkpoint (``.pt``, ``.pth``, ``.safetensors``, ``.npz``, any name): CPU tensors, plain containers.
 
     Args:
-        path: the file. Only the name's ending distinguishes safetensors and numpy's archives from PyTorch's format.
+        path: the file. Safetensors are known by name or content; the name's ending alone tells numpy's archives
+            from PyTorch's format.
         check: read the whole file once to hold it against its checksum; for a file that was checked already, not.
         mmap: let tensors lie in the mapped file, one copy for all processes of a machine; they are gone with the
             file's disk, so copy them soon. Files that cannot be mapped are read.
@@ -226,7 +240,7 @@ def load_file(path: str | Path, *, check: bool = True, mmap: bool = False) -> An
     try:
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is truncated or damaged: it is empty.")
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _begins_as_safetensors(path):
             return _load_safetensors(path)
         if check:
             check_integrity(path)

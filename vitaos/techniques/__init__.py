@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitaos.suggest import did_you_mean
 from vitaos.techniques.attention_diversity_loss import ATTENTION_DIVERSITY_LOSS
@@ -98,6 +98,13 @@ def starts_as_identity(parameter: str) -> bool:
     """Whether a parameter of this name belongs to a technique that changes nothing until it is trained."""
     owner = owner_of(parameter)
     return owner is not None and TECHNIQUES[owner].start == "identity"
+
+
+def holds_identity(parameter: str, value: Tensor) -> bool:
+    """Whether a technique that can be the identity is it, as far as this parameter decides; True for any other name."""
+    owner = owner_of(parameter)
+    neutral = {} if owner is None else TECHNIQUES[owner].identity
+    return all(bool((value == at).all()) for end, at in neutral.items() if f".{parameter}".endswith(f".{end}"))
 
 
 def paces(model: nn.Module) -> dict[str, float]:

@@ -34,5 +34,6 @@ ATTNSCALE: Final = Technique(
     name="attnscale",
     summary="re-scales the high-pass part of every head's attention map by 1 + w",
     fill=_fill,
+    identity={"attn_scale": 0},
     parameters=("attn_scale",),
 )

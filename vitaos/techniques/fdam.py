@@ -57,6 +57,7 @@ FDAM: Final = Technique(
     name="fdam",
     summary="weighs what attention lets through and what it filters out by gains that each token sets",
     fill=_fill,
+    identity={"fdam_low_gain": 0, "fdam_high_gain": 0},
     parameters=(
         "fdam_low.weight",
         "fdam_low.bias",

@@ -52,5 +52,6 @@ FEATSCALE: Final = Technique(
     fill=_fill,
     check=_check,
     options={"release_pace": False, "dc": 0.0, "hf": 0.0},
+    identity={"feat_scale_dc": 0, "feat_scale_hf": 0},
     parameters=("feat_scale_dc", "feat_scale_hf"),
 )

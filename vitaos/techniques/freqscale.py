@@ -182,6 +182,7 @@ FREQSCALE: Final = Technique(
     summary="re-weighs the spatial frequencies of both branches by gains that the image sets",
     fill=_fill,
     check=_check,
+    identity={"freqscale_attention.filters": 0, "freqscale_mlp.filters": 0},
     parameters=tuple(f"freqscale_{branch}.{part}" for branch in ("attention", "mlp") for part in _PARTS),
     options={"groups": 16, "filters": 4, "gain": 0.0},
     conflicts={"token_merging": NO_GRID, "token_selection": NO_GRID},

@@ -38,6 +38,7 @@ GATED_ATTENTION: Final = Technique(
     name="gated_attention",
     summary="multiplies what every head gives by a gate that the token opens",
     fill=_fill,
+    identity={"output_gate.weight": 0, "output_gate.bias": 0},
     parameters=("output_gate.weight", "output_gate.bias"),
     options={"elementwise": False},
 )

@@ -54,6 +54,7 @@ GFSA: Final = Technique(
     summary="makes every head's map a learned polynomial w_0 I + w_1 A + w_K A^K",
     fill=_fill,
     check=_check,
+    identity={"gfsa_identity": 0, "gfsa_linear": 1, "gfsa_power": 0},
     parameters=("gfsa_identity", "gfsa_linear", "gfsa_power"),
     options={"order": 4},
 )

@@ -90,6 +90,7 @@ LOCALITY: Final = Technique(
     summary="lets attention scores fall with the distance of two patches, by a learned slope or Gaussian mixture",
     fill=_fill,
     check=_check,
+    identity={"locality_slope": 0, "locality_weight": 0},
     parameters=("locality_slope", "locality_weight", "locality_width"),
     options={"multiply": False, "gaussians": 3},
     conflicts={"token_merging": NO_GRID, "token_selection": NO_GRID},

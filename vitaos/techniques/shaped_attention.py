@@ -60,6 +60,7 @@ SHAPED_ATTENTION: Final = Technique(
     name="shaped_attention",
     summary="makes every head's map beta I + alpha A - gamma (1/N) 1 1^T, three learned scalars a head",
     fill=_fill,
+    identity={"shaped_identity": 0, "shaped_map": 1, "shaped_mean": 0},
     parameters=("shaped_identity", "shaped_map", "shaped_mean"),
     options={"identity": 0.0, "map": 1.0, "mean": 0.0, "zero_queries": False},
 )

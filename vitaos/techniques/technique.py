@@ -21,6 +21,8 @@ class Technique:
         fill: puts the technique into the slots of all sites of a model, in order of depth, with the options as
             keywords.
         start: ``identity`` where a model's output does not change on attaching, else what it starts from.
+        identity: of such a one, ends of parameter names -> the value at which it changes nothing, whatever the others
+            are; its options may start it elsewhere.
         check: raises ``ValueError`` where it cannot be filled in; called like ``fill``, before anything is changed.
         losses: names of the terms that it adds to the training loss.
         parameters: ends of the names of what it adds to a model's state dict.
@@ -34,6 +36,7 @@ class Technique:
     summary: str
     fill: Callable[..., None]
     start: str = "identity"
+    identity: Mapping[str, float] = field(default_factory=dict)
     check: Callable[..., None] = _anywhere
     losses: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()

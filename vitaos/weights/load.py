@@ -21,12 +21,13 @@ from vitaos.weights.names import (
     strip_prefixes,
     to_timm_names,
 )
-from vitaos.weights.positions import Grid, resize_positions, resize_tables, stored_grid, stored_windows
+from vitaos.weights.positions import Grid, Layout, resize_positions, resize_tables, stored_grid, stored_windows
 from vitaos.weights.report import LoadReport, shorten
 from vitaos.weights.timm_filter import filter_state
 
 _logger = logging.getLogger(__name__)
 _BLOCK: Final = re.compile(r"^((?:layers\.\d+\.)?blocks(?:_token_only)?\.\d+)\.(.+)$")
+_CLASS_ATTENTION: Final = "blocks_token_only."
 _LISTED: Final = 4  # how many shapes an error lists
 
 
@@ -71,24 +72,37 @@ def load_weights(
     """
     if classifier not in ("strict", "reset", "fit"):
         raise ValueError(f"classifier={classifier!r} is unknown: 'strict', 'reset' or 'fit'.")
+    layout = Layout(grid=grid, window=window)
+    return _load_from(source, model, weights=weights, classifier=classifier, layout=layout)
+
+
+def load_saved(
+    model: nn.Module, source: str | Path | Mapping[str, Any], *, weights: str = "model", classifier: str = "strict"
+) -> LoadReport:
+    """:func:`load_weights` of what was saved from a model of this very configuration, image size included.
+
+    Positions and tables that have the model's shape have its grid and its windows: nothing is asked for.
+    """
+    return _load_from(source, model, weights=weights, classifier=classifier, layout=Layout(is_models=True))
+
+
+def _load_from(
+    source: str | Path | Mapping[str, Any], model: nn.Module, *, weights: str, classifier: str, layout: Layout
+) -> LoadReport:
     where = f"{source}: " if isinstance(source, str | Path) else ""
     content = safe_load.load_file(source) if isinstance(source, str | Path) else source
     try:
-        return _load(
-            backbone_in(unwrap_model(model)), content, weights=weights, classifier=classifier, grid=grid, window=window
-        )
+        return _load(backbone_in(unwrap_model(model)), content, weights=weights, classifier=classifier, layout=layout)
     except ClassCountError as error:
         raise ClassCountError(f"{where}{error}", error.stored) from error
     except ValueError as error:
         raise ValueError(f"{where}{error}") from error
 
 
-def _load(
-    model: nn.Module, content: Any, *, weights: str, classifier: str, grid: Grid | None, window: Grid | None
-) -> LoadReport:
-    source = from_flax(strip_prefixes(find_state_dict(content, weights)))
-    mapped = to_timm_names(filter_state(model, source))
-    state, target = mapped.state, model.state_dict()
+def _load(model: nn.Module, content: Any, *, weights: str, classifier: str, layout: Layout) -> LoadReport:
+    source, target = from_flax(strip_prefixes(find_state_dict(content, weights))), model.state_dict()
+    mapped = to_timm_names(filter_state(model, source), target)
+    state = mapped.state
     dropped = [name for name in source if is_rebuilt_buffer(name)]
     report = LoadReport(skipped=dropped, doubled=mapped.doubled)
     if not set(state) & set(target):
@@ -96,14 +110,13 @@ def _load(
     _handle_classifier(model, state, target, classifier, report)
     _check_techniques(model, state, target)
     _check_structure(state, target)
-    resize_positions(model, state, report, grid or stored_grid(content, state), stated=grid is not None)
-    resize_tables(model, state, report, stored_windows(source), window)
+    resize_positions(model, state, report, layout, recorded=stored_grid(content, state))
+    resize_tables(model, state, report, layout, revealed=stored_windows(source))
     _check_shapes(state, target)
     report.loaded = [name for name in state if name in target]
     report.unexpected = [name for name in state if name not in target]
     report.missing = [name for name in target if name not in state and name not in report.skipped]
-    featscale = [name for name in report.missing if techniques.owner_of(name) == "featscale"]
-    report.moved = [name for name in featscale if target[name].any()]
+    report.moved = [name for name in report.missing if not techniques.holds_identity(name, target[name])]
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     if report.missing_backbone or report.unexpected:
         _logger.warning("Weights fit in part only:\n%s", report)
@@ -178,6 +191,8 @@ def _block_names(state: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
 
 def _check_structure(state: StateDict, target: Mapping[str, Tensor]) -> None:
     """Blocks must be as many, and made of the same parts; a single stray tensor is for the report."""
+    if not any(name.startswith(_CLASS_ATTENTION) for name in target):  # CaiT as features_only=True leaves it
+        state = {name: value for name, value in state.items() if not name.startswith(_CLASS_ATTENTION)}
     blocks, inside = _block_names(state)
     target_blocks, target_inside = _block_names(target)
     if blocks != target_blocks:

@@ -5,7 +5,7 @@ files.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ StateDict = dict[str, Tensor]
 EMA_KEYS: Final = ("ema", "model_ema", "state_dict_ema")
 """Where files keep the running average of the weights: vitaos; DeiT, CaiT and the release; timm."""
 
-_PREFIXES: Final = ("module.", "_orig_mod.")
+_COMPILED: Final = "_orig_mod."
+_WRAPPERS: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 # Rebuilt by timm from the configuration, hence never loaded.
 _BUFFERS: Final = re.compile(r"\.(attn_mask|relative_position_index|relative_coords_table)$")
 _RELEASE_NAMES: Final = (
@@ -80,23 +81,18 @@ def is_rebuilt_buffer(name: str) -> bool:
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> StateDict:
-    """Remove what DDP (``module.``) and torch.compile (``_orig_mod.``) put before or inside the names."""
-    stripped = {}
-    for key, value in state.items():
-        name = key
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix).replace(f".{prefix}", ".")
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        stripped[name] = value
-    return stripped
+    """Remove what DDP (``module.``) and torch.compile (``_orig_mod.``) put before the names.
+
+    A part that was compiled by itself has the latter within them; ``module.`` there is a name that a model chose.
+    """
+    return {_WRAPPERS.sub("", key).replace(f".{_COMPILED}", "."): value for key, value in state.items()}
 
 
 def backbone_family(state: Mapping[str, Tensor]) -> str:
     """``Swin``, ``CaiT``, ``ViT`` or ``unknown``, from the names."""
     if any(key.startswith("layers.") and key.endswith("relative_position_bias_table") for key in state):
         return "Swin"
-    if any(key.startswith("blocks_token_only.") for key in state):
+    if any(re.match(r"blocks_token_only\.|blocks\.\d+\.attn\.proj_l\.", key) for key in state):
         return "CaiT"
     if any(re.match(r"blocks\.\d+\.attn\.qkv\.weight$", key) for key in state):
         return "ViT"
@@ -108,18 +104,18 @@ def _is_official_swin(state: Mapping[str, Tensor]) -> bool:
     return "head.weight" in state or any(key.startswith("layers.0.downsample.") for key in state)
 
 
-def _timm_name(key: str, family: str, official_swin: bool) -> str:
+def _timm_name(key: str, family: str, official_swin: bool, own: Collection[str]) -> str:
     for pattern, name in _RELEASE_NAMES:
         key = pattern.sub(name, key)
     if family == "Swin" and official_swin:
         key = _DOWNSAMPLE.sub(lambda match: f"layers.{int(match.group(1)) + 1}.downsample.", key)
         key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
-    if family == "ViT":  # LayerScale in DeiT III
+    if family == "ViT" and key not in own:  # LayerScale in DeiT III; in BEiT and EVA it is called so in timm as well
         key = re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", key)
     return key
 
 
-def to_timm_names(state: Mapping[str, Tensor]) -> MappedState:
+def to_timm_names(state: Mapping[str, Tensor], own: Collection[str]) -> MappedState:
     """Translate names (prefixes stripped); drop buffers that timm builds itself; double the release's DeiT FeatScale.
 
     The release's DeiT adds the FeatScale terms twice (Y + 2 s DC + 2 t HC), its CaiT and Swin once. Here every backbone
@@ -132,7 +128,7 @@ def to_timm_names(state: Mapping[str, Tensor]) -> MappedState:
     for key, value in state.items():
         if is_rebuilt_buffer(key):
             continue
-        name = _timm_name(key, family, official_swin)
+        name = _timm_name(key, family, official_swin, own)
         if family == "ViT" and _RELEASE_FEATSCALE.match(key):
             mapped.doubled.append(name)
             mapped.state[name] = value * 2

@@ -7,6 +7,7 @@ one of the two is possible; otherwise loading is refused. Interpolation is timm'
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -22,6 +23,21 @@ _TABLE: Final = "relative_position_bias_table"
 _INDEX: Final = "relative_position_index"
 PREFIX_TOKENS: Final = ("cls_token", "dist_token", "reg_token")
 """Tokens before the patches, in the order in which their position embeddings stand."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the caller knows of a checkpoint that the file does not show.
+
+    Attributes:
+        grid: (height, width) of its position embeddings in patches; None where unknown.
+        window: that of its attention windows.
+        is_models: whether both are the model's own wherever the shapes agree.
+    """
+
+    grid: Grid | None = None
+    window: Grid | None = None
+    is_models: bool = False
 
 
 def stored_windows(state: Mapping[str, Tensor]) -> dict[str, Grid]:
@@ -51,15 +67,17 @@ def stored_grid(content: Any, state: Mapping[str, Tensor]) -> Grid | None:
     return size // kernel.shape[2], size // kernel.shape[3]
 
 
-def resize_positions(model: Any, state: StateDict, report: LoadReport, grid: Grid | None, *, stated: bool) -> None:
+def resize_positions(
+    model: Any, state: StateDict, report: LoadReport, layout: Layout, *, recorded: Grid | None
+) -> None:
     """Bring ``pos_embed`` of a state dict (1, prefix + h*w, C) to the model's grid and prefix tokens, in place.
 
     Args:
         model: its ``pos_embed`` and ``patch_embed.grid_size`` are the target.
         state: the checkpoint's tensors under timm's names.
         report: receives what was done.
-        grid: (height, width) in patches, None where unknown.
-        stated: the caller gave the grid, so that it has to fit.
+        layout: what the caller knows; a grid that is given has to fit.
+        recorded: the grid (height, width) that the file records, None where it does not.
 
     Raises:
         ValueError: the grid is not known and cannot be determined, or the one given does not fit.
@@ -68,9 +86,12 @@ def resize_positions(model: Any, state: StateDict, report: LoadReport, grid: Gri
     new_grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if old is None or target is None or new_grid is None or old.ndim != 3 or old.shape[2] != target.shape[2]:
         return
+    if layout.is_models and old.shape == target.shape:
+        return
     new_grid = (int(new_grid[0]), int(new_grid[1]))
     new_prefix = target.shape[1] - math.prod(new_grid)
-    prefix, old_grid = _find_layout(old.shape[1], _prefix_lengths(state, new_prefix), grid, new_grid, stated=stated)
+    known, stated = layout.grid or recorded, layout.grid is not None
+    prefix, old_grid = _find_layout(old.shape[1], _prefix_lengths(state, new_prefix), known, new_grid, stated=stated)
     if (prefix, old_grid) == (new_prefix, new_grid):
         return
     patches = resample_abs_pos_embed(old[:, prefix:], list(new_grid), list(old_grid), num_prefix_tokens=0)
@@ -83,7 +104,7 @@ def resize_positions(model: Any, state: StateDict, report: LoadReport, grid: Gri
 
 
 def resize_tables(
-    model: Any, state: StateDict, report: LoadReport, windows: Mapping[str, Grid], window: Grid | None
+    model: Any, state: StateDict, report: LoadReport, layout: Layout, *, revealed: Mapping[str, Grid]
 ) -> None:
     """Bring the relative position tables ((2h - 1)(2w - 1) + extra, heads) to the model's windows, in place.
 
@@ -91,8 +112,8 @@ def resize_tables(
         model: its attention modules have ``window_size``.
         state: the checkpoint's tensors under timm's names.
         report: receives what was done.
-        windows: (height, width) of the windows that the file reveals, by name of the table.
-        window: that of the others where the caller gave one; stages with smaller maps have smaller windows.
+        layout: what the caller knows; stages with smaller maps have smaller windows than the one that is given.
+        revealed: (height, width) of the windows that the file reveals, by name of the table.
 
     Raises:
         ValueError: a window is not known and cannot be determined.
@@ -106,8 +127,11 @@ def resize_tables(
         old = state[name]
         if old.ndim != 2 or target.ndim != 2 or old.shape[1] != target.shape[1]:
             continue
+        if layout.is_models and old.shape == target.shape:
+            continue
         extra = target.shape[0] - _offsets(new_window)
-        known = windows.get(name) or (window if window and _offsets(window) == old.shape[0] - extra else None)
+        window = layout.window
+        known = revealed.get(name) or (window if window and _offsets(window) == old.shape[0] - extra else None)
         old_window = known or _guess_window(name, old.shape[0] - extra, new_window)
         if old_window == new_window:
             continue

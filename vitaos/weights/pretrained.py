@@ -19,7 +19,7 @@ from torch import nn
 from vitaos import techniques
 from vitaos.models import create_model
 from vitaos.weights.hub import CONFIG_NAME, WEIGHTS_NAME, locate
-from vitaos.weights.load import load_weights
+from vitaos.weights.load import load_saved
 
 _SECTION: Final = "vitaos"  # of config.json: what timm's format has no place for
 _PREPROCESSING: Final = ("mean", "std", "interpolation", "crop_pct", "input_size")
@@ -47,8 +47,11 @@ def save_pretrained(
         The files written.
 
     Raises:
-        ValueError: the folder holds something already, or an argument of the model cannot be written as JSON.
+        ValueError: the folder holds something already, an argument of the model cannot be written as JSON, or the model
+            is what timm's ``features_only=True`` left of one.
     """
+    if not hasattr(unwrap_model(model), "num_classes"):
+        raise ValueError("Only a whole model is written, not what features_only=True left of one.")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: give a new folder.")
@@ -111,7 +114,7 @@ def from_pretrained(source: str | Path) -> nn.Module:
             **described.keywords,
             **described.techniques,
         ).eval()
-        report = load_weights(model, locate(source, WEIGHTS_NAME))
+        report = load_saved(model, locate(source, WEIGHTS_NAME))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{source}: {error}") from error
     if report.missing or report.unexpected:

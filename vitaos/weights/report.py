@@ -19,14 +19,15 @@ class LoadReport:
 
     Attributes:
         loaded: parameters and buffers that now hold the checkpoint's values.
-        missing: in the model, not in the checkpoint: they keep their values. Those of AttnScale, FeatScale and GFSA are
-            the identity, those of other techniques (LayerScale's 1e-5) change what the model computes.
+        missing: in the model, not in the checkpoint: they keep their values. Those of some techniques (LayerScale's
+            1e-5) change what the model computes, others are the identity until they are trained.
         unexpected: in the checkpoint, not in the model: ignored.
         resized: interpolated to the model's size: name -> (shape in the checkpoint, shape in the model).
         skipped: left out on purpose: a classifier that was reset, buffers that the model computes itself.
         doubled: FeatScale values of the release's DeiT, which applies them twice (see ``names.py``).
         notes: further conversions, each one sentence.
-        moved: of the missing, those of FeatScale that its options start elsewhere than at 0, the identity.
+        moved: of the missing, those of techniques that could be the identity and are not: their options started them
+            elsewhere, or they were trained.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -57,7 +58,7 @@ class LoadReport:
             if names:
                 lines.append(f"{outcome} {len(names)}: {shorten(names)}")
         if self.moved:
-            lines.append(f"{shorten(self.moved)}: started elsewhere than at 0 by featscale's options, so no identity")
+            lines.append(f"{shorten(self.moved)}: the model's own values, which are not the identity")
         if self.started_as_identity:
             lines.append(f"{', '.join(self.started_as_identity)}: no values in the checkpoint, start at the identity")
         for name, (old, new) in self.resized.items():

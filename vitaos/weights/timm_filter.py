@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitaos.weights.names import StateDict
 
@@ -16,13 +16,18 @@ _ANTICIPATED: Final = (KeyError, AttributeError, RuntimeError, ValueError, TypeE
 class _WithoutPositions:
     """A model as timm's filter sees it: without position embeddings, so that it leaves their size to us.
 
-    The filter takes a grid for square or equal wherever the file does not record it (see ``positions.py``).
+    The filter takes a grid for square or equal wherever the file does not record it (see ``positions.py``). A module
+    of that name, as XCiT has it, is none of these embeddings and stays.
     """
-
-    pos_embed = None
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        if isinstance(getattr(model, "pos_embed", None), Tensor):
+            self.pos_embed = None
+
+    @property  # type: ignore[misc]  # filters ask isinstance(model, ...)
+    def __class__(self) -> type:
+        return type(self._model)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
