@@ -45,6 +45,8 @@ from vitaos.study.runs import read_runs
 
 def main(config: ReportConfig) -> None:
     """One report: run folders -> cells of seeds -> tables and figures."""
+    if config.runs is None:
+        raise ValueError("runs=null: give a pattern of run folders, or a list of them")
     patterns = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     folders = {Path(path) for pattern in patterns for path in _matching(str(pattern))}
     technique_flags = techniques.names()

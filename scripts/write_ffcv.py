@@ -124,10 +124,13 @@ def main(config: WriteConfig) -> int:
             on_bad=config.on_bad,  # type: ignore[arg-type]  # its choices are checked
             on_progress=display.show,
         )
+    left_out = f", {len(report.unreadable)} left out" if report.unreadable else ""
+    if Path(f"{config.out}.unreadable.txt").is_file():
+        left_out += f" ({config.out}.unreadable.txt)"
     if report.already_there:
-        print(f"{config.out} is finished already: {report.num_images} images from {config.source}, same options")
+        same = f"{report.num_images} images from {config.source}, same options"
+        print(f"{config.out} is finished already: {same}{left_out}")
     else:
-        left_out = f", {len(report.unreadable)} left out ({config.out}.unreadable.txt)" if report.unreadable else ""
         print(f"{config.out}: {report.num_images} images{left_out}")
     return 0
 

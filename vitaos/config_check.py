@@ -138,6 +138,10 @@ def _check_shapes(tree: Mapping[Any, Any], declared: type[Any], prefix: str) -> 
             raise ConfigError(f"{key}={value}: it must be true or false")
         if (section or get_origin(kind) is dict) and not isinstance(value, (Mapping, NoneType)):
             raise ConfigError(f"{key}={value}: expected a mapping of keys to values, as {key}.KEY=VALUE sets one")
+        if get_origin(kind) is dict and get_args(kind)[1] is str and isinstance(value, Mapping):
+            for name, item in value.items():
+                if isinstance(item, (Mapping, list, NoneType)):
+                    raise ConfigError(f"{key}.{name}={item}: expected text")
         if isinstance(value, Mapping) and list in [get_origin(part) for part in (kind, *get_args(kind))]:
             raise ConfigError(f"{key}={value}: expected a list, as {key}=[A,B]")
         is_nested = get_origin(kind) is list and get_origin(get_args(kind)[0]) is list
@@ -211,8 +215,10 @@ def _path(key: str, value: Any) -> Any:
     """A file or folder, or a list of them, with the home folder in the place of ``~``."""
     if isinstance(value, (list, tuple)):
         return [_path(key, item) for item in value]
+    if value is None:
+        return None
     if not isinstance(value, str):
-        return value
+        raise ConfigError(f"{key}={value}: expected a file or folder")
     if not value.strip():
         raise ConfigError(f"{key}={value}: it must name a file or folder; leave it out for its default")
     if "\0" in value:

@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from vitaos.config import ConfigError, declared_fields, technique_flags
+from vitaos.config import ConfigError, declared_fields, section_of, technique_flags
 from vitaos.root import CONFIGS
 from vitaos.suggest import did_you_mean
 from vitaos.user_configs import user_folders
@@ -52,14 +52,16 @@ def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> lis
             expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
         elif foreign and name != "null" and _is_timm_model(name):
             expanded += ["model=timm", f"model.name={name}"]
-        elif key.startswith(_FREE_KEYS) or _is_roots(key):
+        elif _is_roots(key):
+            expanded.append(_unlike_a_number(_quoted(f"++{override}")))
+        elif key.startswith(_FREE_KEYS):
             expanded.append(_quoted(f"++{override}"))
         elif key == "logger" and (several := _several(name)):
             expanded += [f"logger={several[0]}", f"logger.also=[{','.join(several[1:])}]"]
         elif key in number_lists and name.lstrip("-").isdigit():
             expanded.append(f"{key}=[{name}]")
         else:
-            expanded.append(_quoted(override))
+            expanded.append(_as_text(_quoted(override), schema))
     keys = {word.partition("=")[0] for word in expanded}
     if groups_of(config_name).get("data", "") is None and "data" not in keys and any(_is_roots(key) for key in keys):
         expanded.insert(0, "data=imagenet")  # the datasets of a suite are ImageNet's relatives
@@ -161,6 +163,27 @@ def _quoted(word: str) -> str:
         return word
     quoted = f"{key}='{value}'"
     return quoted if _parses(quoted) else word
+
+
+def _as_text(word: str, schema: type[Any]) -> str:
+    """The word with its value in quotes where the key takes text and Hydra would read a number: ``name=2026_11_27``."""
+    level: Any = schema
+    *path, leaf = word.partition("=")[0].lstrip("+").split(".")
+    for part in path:
+        level = next((section_of(kind) for field, kind in declared_fields(level) if field.name == part), None)
+        if level is None:
+            return word
+    declared = [(field, kind) for field, kind in declared_fields(level) if field.name == leaf]
+    takes_text = any(str in (kind, *get_args(kind)) and get_origin(kind) not in (list, dict) for _, kind in declared)
+    names_files = any(field.metadata.get("is_path") for field, _ in declared)
+    return _unlike_a_number(word) if takes_text or names_files else word
+
+
+def _unlike_a_number(word: str) -> str:
+    key, _, value = word.partition("=")
+    if not value or set(value) & _OF_THE_GRAMMAR or not _parses(word):
+        return word
+    return f"{key}='{value}'" if isinstance(_parse(word).value(), (bool, int, float)) else word
 
 
 def _parses(word: str) -> bool:

@@ -36,6 +36,25 @@ def test_v2_numbers_its_folders_which_sort_as_words() -> None:
     assert found.indices is not None
     assert found.indices[:3] == [0, 1, 10]
     assert sorted(found.indices) == list(range(1000))
+    in_words = [f"class {index}" for index in range(1000)]
+    assert match_classes("v2", in_words, names, CHECKPOINT).indices == found.indices
+    known = sorted(IMAGENET, reverse=True)  # a model of one's own order: the numbers stay ImageNet's
+    assert match_classes("v2", known, names, CHECKPOINT).indices == [known.index(IMAGENET[int(name)]) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["0", "1", "999"], "found 3, without 2, 3, 4"),
+        ([*map(str, range(999)), "5000"], "without 999, among them 5000"),
+        ([*map(str, range(999)), "00"], "without 999"),
+    ],
+)
+def test_a_part_of_v2_is_not_taken_for_it(names: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        match_classes("v2", None, names, CHECKPOINT)
+    with pytest.raises(ValueError, match="does not answer ImageNet's"):  # digits have numbers for names as well
+        match_classes("v2", [str(digit) for digit in range(10)], sorted(map(str, range(1000))), CHECKPOINT)
 
 
 @pytest.mark.parametrize(("dataset", "classes"), [("a", 200), ("r", 200), ("sketch", 1000)])

@@ -49,3 +49,22 @@ def test_only_a_checked_file_is_trusted_without_a_check(folder: Path, monkeypatc
 def test_an_old_format_that_cannot_be_mapped_is_read(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert torch.equal(safe_load.load_file(tmp_path / "old.pt", mmap=True)["weight"], torch.ones(2))
+
+
+def test_a_last_file_that_lags_behind_a_numbered_one_is_not_the_newest(tmp_path: Path) -> None:
+    """As a copy of the folder that was cut off leaves it, or a disk without hard links on which a job was killed."""
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=3)
+    for step in (2, 3):
+        checkpoints.save(make_state(step), step=step, block=True)
+    checkpoints.close()
+    (folder / "last.pt").unlink()
+    (folder / "last.pt").write_bytes((folder / "step-00000002.pt").read_bytes())
+    found = find_resume("auto", folder)
+    assert found is not None
+    assert (found.step, found.path.name) == (3, "step-00000003.pt")
+    (folder / "step-00000003.pt").write_bytes(b"damaged")
+    found = find_resume("auto", folder)
+    assert found is not None
+    assert (found.step, found.path.name) == (2, "last.pt")
+    assert [path.name for path in found.damaged] == ["step-00000003.pt"]

@@ -63,6 +63,15 @@ def test_the_same_command_goes_on_where_it_stopped(run: Run, tmp_path: Path) -> 
     assert len(json.loads((tmp_path / "parts" / "environment.json").read_text())["sessions"]) == 2
 
 
+def test_a_finished_run_goes_on_telling_what_it_trained(run: Run, tmp_path: Path) -> None:
+    assert run("name=done", "epochs=2", "steps=null") == 0
+    told = (tmp_path / "done" / "config.yaml").read_text()
+    assert run("name=done", "epochs=1", "steps=null") == 0
+    assert (tmp_path / "done" / "config.yaml").read_text() == told
+    sessions = json.loads((tmp_path / "done" / "environment.json").read_text())["sessions"]
+    assert [session.get("epochs") for session in sessions] == [2, None]
+
+
 def test_never_overwrites_and_never_goes_on_as_another(run: Run, tmp_path: Path) -> None:
     assert run("name=a") == 0
     before = (tmp_path / "a" / "checkpoints" / "last.pt").read_bytes()

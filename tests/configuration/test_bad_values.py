@@ -158,3 +158,29 @@ def test_what_the_system_says_of_a_path_names_its_key(small: Any, capsys: pytest
 
     assert cli.run_and_report(make_a_folder, lambda: config) == cli.USER_ERROR
     assert "error: data.root=/dev/null: /dev/null/digits: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "key", "value"),
+    [
+        ("train", "name=2026_11_27", "name", "2026_11_27"),
+        ("train", "name=1e3", "name", "1e3"),
+        ("train", "name=true", "name", "true"),
+        ("train", "out=1_000", "out", "1_000"),
+        ("train", "recipe.name=0x10", "recipe.name", "0x10"),
+        ("eval", "checkpoint=2026_11_27", "checkpoint", "2026_11_27"),
+        ("eval", "data.roots.v2=2026_1", "data.roots", {"v2": "2026_1"}),
+    ],
+)
+def test_text_that_looks_like_a_number_stays_as_it_is(command: str, word: str, key: str, value: Any) -> None:
+    config: Any = cli.compose([word], config_name=command, schema=COMMANDS[command])
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == value
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"data\.roots\.val=\['/tmp'\]: expected text"):
+        cli.compose(["data=imagenet", "data.roots={val: [/tmp]}"], config_name="eval", schema=EVAL_SCHEMA)
+    with pytest.raises(ConfigError, match=r"checkpoint=\{'a': 1\}: expected a file or folder"):
+        cli.compose(["checkpoint={a: 1}"], config_name="analyze", schema=ANALYZE_SCHEMA)

@@ -198,3 +198,18 @@ def test_a_run_whose_metric_is_no_number_is_listed_and_the_others_are_reported(w
     assert found.cells[0].values == (80.0,)
     assert [run.path.name for run in found.unreadable] == ["s1", "s2", "s3"]
     assert "no finite number in the last line of metrics.jsonl" in found.unreadable[0].reason
+
+
+def test_a_run_that_was_continued_with_other_epochs_is_no_straight_one(write: Write, tmp_path: Path) -> None:
+    start = {"epochs": 1, "from_step": 0}
+    given_up, goes_on = ({"epochs": epochs, "from_step": 10, "resumed_from": "last.pt"} for epochs in (9, 2))
+    for seed, sessions in enumerate(([{"epochs": 2, "from_step": 0}], [start, given_up, goes_on])):
+        folder = write(f"run{seed}", 80.0, seed=seed)
+        (folder / "environment.json").write_text(json.dumps({"sessions": sessions}))
+    with pytest.raises(ValueError, match=r"epochs: \d+ \(run0\) against 1, then 2 \(run1\)"):
+        study(tmp_path)
+    started_anew = [start, {"epochs": 2, "from_step": 0, "resumed_from": None}]
+    (folder / "environment.json").write_text(json.dumps({"sessions": started_anew}))
+    assert study(tmp_path).cells[0].runs[1].planned_epochs == (2,)
+    (folder / "environment.json").write_text(json.dumps({"sessions": [{"epochs": [1]}]}))
+    assert [damaged.path.name for damaged in study(tmp_path).unreadable] == ["run1"]

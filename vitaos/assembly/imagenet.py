@@ -52,7 +52,11 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
         return Classes(len(names), len(names), None)
     known = known or _synsets("imagenet")
     if dataset == "v2" and all(name.isdigit() for name in names):
-        return Classes(len(known), len(names), [int(name) for name in names])
+        names = _by_number(names)
+        if len(known) == len(names) and not set(known) & set(names):
+            known = _synsets("imagenet")  # named otherwise, as in words
+        elif set(known) != set(names):
+            raise ValueError(f"dataset=v2: {checkpoint} does not answer ImageNet's 1,000 classes")
     expected = _synsets(_SUBSETS[dataset]) if dataset in _SUBSETS else known
     if sorted(names) != sorted(expected):
         raise ValueError(
@@ -63,6 +67,18 @@ def match_classes(dataset: str, known: list[str] | None, names: Sequence[str], c
         raise ValueError(f"dataset={dataset}: {checkpoint} does not answer its classes{_some(strange, ': ')}, ...")
     places = {name: index for index, name in enumerate(known)}
     return Classes(len(known), len(names), [places[name] for name in names])
+
+
+def _by_number(names: Sequence[str]) -> list[str]:
+    """The WordNet numbers of ImageNetV2's folders 0 to 999, which count in ImageNet's order."""
+    order, numbers = _synsets("imagenet"), [int(name) for name in names]
+    if sorted(numbers) != list(range(len(order))):
+        missing, strange = set(range(len(order))) - set(numbers), set(numbers) - set(range(len(order)))
+        raise ValueError(
+            f"dataset=v2: expected the folders 0 to {len(order) - 1}, found {len(names)}"
+            f"{_some(missing, ', without ')}{_some(strange, ', among them ')}"
+        )
+    return [order[number] for number in numbers]
 
 
 def layout(dataset: str) -> str | None:
@@ -111,7 +127,7 @@ def _describe_mismatch(path: Path, known: Sequence[str], names: Sequence[str]) -
 
 def _some(names: Any, lead: str) -> str:
     few = sorted(names)[:3]
-    return lead + ", ".join(few) if few else ""
+    return lead + ", ".join(map(str, few)) if few else ""
 
 
 def _synsets(which: str) -> list[str]:

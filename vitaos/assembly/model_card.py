@@ -9,7 +9,7 @@ from vitaos.assembly.fingerprint import to_dict
 from vitaos.checkpoint.folder import run_folder_of
 from vitaos.config import enabled_techniques
 from vitaos.metrics_reader import finite_or_null, read_metrics
-from vitaos.study.run_files import read_last_session
+from vitaos.study.run_files import read_sessions
 
 _MEASURED: Final = ("val_top1", "val_top5", "val_loss", "ema_top1", "ema_top5", "ema_loss")
 _PAPER: Final = (
@@ -114,7 +114,8 @@ def _hardware(target: EvalTarget) -> str:
     """What the processes of the run's last session ran on, one GPU each where there were GPUs."""
     folder = run_folder_of(target.file)
     try:
-        session = read_last_session(folder / "environment.json") if folder is not None else {}
+        sessions = read_sessions(folder / "environment.json") if folder is not None else []
+        session = sessions[-1] if sessions else {}
         hardware, processes = session["hardware"], int(session["world_size"])
         gpus = [str(device["name"]) for device in hardware["gpus"]]
         count, name = (processes, gpus[0]) if gpus else (1, str(hardware["cpu"]))

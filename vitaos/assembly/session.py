@@ -50,15 +50,19 @@ class Outputs:
         if not world.is_main:
             return
         stored = fingerprint.to_dict(config)
-        folder.write_config(OmegaConf.to_yaml(OmegaConf.create(stored)))
+        steps_per_epoch = loaders.train.steps_per_epoch
+        total_steps = builders.build_settings(config).total_steps(steps_per_epoch)
+        trains = found is None or found.step < total_steps
+        if trains or not folder.config.is_file():  # else it goes on telling what the steps that were taken were
+            folder.write_config(OmegaConf.to_yaml(OmegaConf.create(stored)))
         resumed_from = str(found.path) if found else None
         session = describe_session(seed=config.seed, world_size=world.size, resumed_from=resumed_from)
-        append_session(folder.environment, session | {"data": classes_digest(loaders.fingerprint)})
+        planned = {"from_step": found.step if found else 0, "epochs": config.epochs} if trains else {}
+        append_session(folder.environment, session | planned | {"data": classes_digest(loaders.fingerprint)})
         self.checkpoints = self._stack.enter_context(closing(Checkpoints(folder.checkpoints, keep=config.keep)))
-        steps_per_epoch = loaders.train.steps_per_epoch
         sinks = RunSinks(
             folder,
-            total_steps=builders.build_settings(config).total_steps(steps_per_epoch),
+            total_steps=total_steps,
             steps_per_epoch=steps_per_epoch,
             tracker=stored["logger"],
             run_name=folder.path.name,

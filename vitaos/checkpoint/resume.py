@@ -80,7 +80,11 @@ def find_newest(folder: str | Path, *, mmap: bool = False) -> ResumePoint | None
     notes: list[str] = []
     damaged: list[Path] = []
     files = candidates(checkpoint_folder(Path(folder)))
+    stale: ResumePoint | None = None  # a last.pt of its own that is older than a numbered one: a copy was cut off
     for path in files:
+        numbered = step_in_name(path)
+        if stale is not None and (numbered is None or numbered <= stale.step):
+            break
         try:
             contents = load_checkpoint(path, mmap=mmap)
         except ValueError as error:
@@ -88,9 +92,19 @@ def find_newest(folder: str | Path, *, mmap: bool = False) -> ResumePoint | None
             damaged.append(path)
             continue
         step = _step_of(path, contents)
-        if notes:
+        if stale is not None:
+            notes.append(f"{stale.path} is of step {stale.step}: going on from {path}, which is newer.")
+        elif notes:
             notes.append(f"Falling back to {path} (step {step}).")
-        return ResumePoint(path, step, contents["config"], tuple(notes), tuple(damaged), contents.get("data"), contents)
+        found = ResumePoint(
+            path, step, contents["config"], tuple(notes), tuple(damaged), contents.get("data"), contents
+        )
+        if numbered is not None or all((step_in_name(other) or 0) <= step for other in files):
+            return found
+        stale = found
+    if stale is not None:
+        back = () if not damaged else (f"Falling back to {stale.path} (step {stale.step}).",)
+        return stale._replace(notes=(*notes, *back), damaged=tuple(damaged))
     if files:
         raise ValueError(
             f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "

@@ -153,13 +153,13 @@ class EvalConfig(CheckpointSource):
     k: list[int] = key(
         [20, 10, 100, 200], "metric=knn: neighbors that vote; the first is the result, all are listed", low=1, high=MANY
     )
-    temperature: float = key(0.07, "metric=knn: of the votes, exp(cosine / temperature)", above=0, high=1e6)
+    temperature: float = key(0.07, "metric=knn: of the votes, exp(cosine / temperature)", low=1e-6, high=1e6)
     features: str = key(
         "pooled",
         "metric=knn or linear: what the classifier would see, or the class token or mean patch token behind the norm",
         choices=("pooled", "class_token", "mean"),
     )
-    regularization_c: float = key(1.0, "metric=linear: scikit-learn's C; larger fits more closely", above=0, high=1e12)
+    regularization_c: float = key(1.0, "metric=linear: scikit-learn's C; larger fits more closely", low=1e-9, high=1e12)
     calibration: bool = key(False, "expected calibration error, NLL, Brier score and a reliability diagram")
     real_labels: str | None = key(None, "the file real.json, for dataset=real", is_path=True)
     predictions: bool = key(True, "keep the prediction for every image as .npz")

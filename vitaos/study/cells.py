@@ -262,6 +262,8 @@ def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
         fingerprint["global batch"] = run.global_batch
     if run.metrics:  # data of one name in two places may be two datasets: their sizes differ
         fingerprint["steps an epoch"] = run.metrics[-1].get("step", 0) / max(1, run.epochs_done)
+    if len(run.planned_epochs) > 1:  # each part had a schedule of its own
+        fingerprint["epochs"] = ", then ".join(map(str, run.planned_epochs))
     if "data" in run.session:
         fingerprint[_CLASSES] = run.session["data"]
     return fingerprint

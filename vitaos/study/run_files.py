@@ -14,7 +14,7 @@ import yaml
 
 from vitaos.metrics_reader import read_metrics
 
-__all__ = ["read_config", "read_epochs", "read_last_session", "read_top1"]
+__all__ = ["read_config", "read_epochs", "read_sessions", "read_top1"]
 
 _MAX_CONFIG_BYTES: Final = 1_000_000
 _OPTIONAL_INT: Final = (int, type(None))
@@ -107,25 +107,30 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def read_last_session(path: Path) -> dict[str, Any]:
-    """The last start in ``environment.json``, {} where there is none.
+def read_sessions(path: Path) -> list[dict[str, Any]]:
+    """The starts in ``environment.json``, oldest first, from the last that began anew on; none without the file.
 
     Raises:
         ValueError: there is something of that name, but not what a run writes; the message names it.
         OSError: it cannot be read.
     """
     if not path.exists():
-        return {}
+        return []
     _require_file(path)
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
-        last = dict(sessions[-1]) if sessions else {}
+        starts = [dict(session) for session in sessions]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} holds no list of sessions as a run writes it") from error
     for key in ("hardware", "code"):
-        if not isinstance(last.get(key, {}), dict):
-            raise ValueError(f"{path}: {key}={last[key]!r} is no mapping")
-    return last
+        if starts and not isinstance(starts[-1].get(key, {}), dict):
+            raise ValueError(f"{path}: {key}={starts[-1][key]!r} is no mapping")
+    if any(
+        "epochs" in start and not {type(start["epochs"]), type(start.get("from_step"))} <= {int} for start in starts
+    ):
+        raise ValueError(f"{path}: epochs and from_step of a session are whole numbers")
+    anew = [index for index, start in enumerate(starts) if start.get("resumed_from") is None]
+    return starts[anew[-1] :] if anew else starts
 
 
 def _require_file(path: Path) -> None:

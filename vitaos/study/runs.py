@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vitaos.config import flatten
-from vitaos.study.run_files import read_config, read_epochs, read_last_session
+from vitaos.study.run_files import read_config, read_epochs, read_sessions
 
 __all__ = ["PLAIN", "REGISTERS", "Run", "UnreadableRun", "read_runs"]
 
@@ -32,6 +32,7 @@ class Run:
         skip_gain: gain of the residual around attention; 1 is the ordinary network.
         depth: blocks; None where neither the configuration nor the name gives it.
         technique: the techniques that are on, timm's register tokens among them, or ``plain``.
+        planned_epochs: those of its schedule, in order: more than one where it was continued with others.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Run:
     skip_gain: float
     depth: int | None
     technique: str
+    planned_epochs: tuple[int, ...] = ()
 
     @property
     def model(self) -> str:
@@ -127,16 +129,27 @@ def _read_run(folder: Path, technique_flags: Sequence[str], identify: Callable[[
     gain = config.get("skip_gain")
     stages = config.get("model.keywords.depths") or ()
     depth = config.get("depth") or config.get("model.keywords.depth") or sum(stages) or own_depth
+    sessions = read_sessions(folder / "environment.json")
     return Run(
         path=folder,
         config=config,
         metrics=metrics,
-        session=read_last_session(folder / "environment.json"),
+        session=sessions[-1] if sessions else {},
         backbone=backbone,
         skip_gain=1.0 if gain is None else float(gain),
         depth=None if depth is None else int(depth),
         technique=_technique_name(config, technique_flags),
+        planned_epochs=_planned_epochs(sessions),
     )
+
+
+def _planned_epochs(sessions: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """The epochs of each part of a run, in order; a start that was given up before it took a step was no part of it."""
+    parts = [start for start in sessions if "epochs" in start]
+    steps = [start["from_step"] for start in parts]
+    followed_at = [*steps[1:], None]
+    taken = [part["epochs"] for part, step, after in zip(parts, steps, followed_at, strict=False) if step != after]
+    return tuple(epochs for index, epochs in enumerate(taken) if index == 0 or epochs != taken[index - 1])
 
 
 def _technique_name(config: Mapping[str, Any], technique_flags: Sequence[str]) -> str:

@@ -278,3 +278,19 @@ def test_a_beton_is_known_by_its_content_whatever_its_path(photo_folder: Path, t
     other = fingerprint(changed, "other.beton", 1)
     (difference,) = differences({"train": first, "val": first}, {"train": first, "val": other})
     assert difference == "val: as many images of the same classes, but other content of the betons"
+
+
+def test_what_was_left_out_is_said_again(spoilt_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.beton"
+    first = write_beton(spoilt_folder, out, RAW, on_bad="skip")
+    again = write_beton(spoilt_folder, out, RAW, on_bad="skip")
+    assert again.already_there
+    assert sorted(again.unreadable) == sorted(first.unreadable)
+    with pytest.raises(ValueError, match=r"without 3 file\(s\) that could not be read"):
+        write_beton(spoilt_folder, out, RAW)
+
+
+def test_no_file_is_written_among_the_images(photo_folder: Path) -> None:
+    with pytest.raises(ValueError, match="lies in a class folder"):
+        write_beton(photo_folder / "val", photo_folder / "val" / "china" / "out.beton", RAW)
+    assert not list((photo_folder / "val" / "china").glob("*beton*"))

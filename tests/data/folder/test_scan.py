@@ -126,3 +126,15 @@ def test_gray_values_without_a_white_are_refused(tmp_path: Path, dtype: Any, kin
     Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "x.tif")
     with pytest.raises(CorruptImageError, match=rf"x\.tif is not a readable image: 32-bit {kind} gray values"):
         read_image(tmp_path / "x.tif")
+
+
+def test_an_image_needs_no_suffix_where_its_bytes_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "cat" / "0.png").rename(root / "cat" / "zero")
+    assert b"cat/zero" in scan_folder(root).files.tolist()
+    (root / "cat" / "notes").write_text("no image")
+    with pytest.raises(ValueError, match="not images: cat/notes"):
+        scan_folder(root)
+    (root / "cat" / "notes").unlink()
+    monkeypatch.setattr(scan, "SIGNATURE_LIMIT", 3)
+    with pytest.raises(ValueError, match="not images: cat/zero"):
+        scan_folder(root)

@@ -73,7 +73,8 @@ def write_beton(
     if out.suffix != ".beton":
         raise ValueError(f"out must end in .beton, got {out}")
     folder, unusable = list_files(source)
-    done = _finished_before(folder, out, options)
+    _refuse_out_among_images(folder, out)
+    done = _finished_before(folder, out, options, on_bad)
     if done is not None:
         return done
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,13 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
     sync_folder(out.parent)
 
 
-def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions) -> WriteReport | None:
+def _refuse_out_among_images(folder: ImageFolder, out: Path) -> None:
+    root, place = folder.root.resolve(), out.resolve().parent
+    if place != root and place.is_relative_to(root) and not place.relative_to(root).parts[0].startswith("."):
+        raise ValueError(f"out={out} lies in a class folder of {folder.root}, among the images: choose another place")
+
+
+def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions, on_bad: OnBad) -> WriteReport | None:
     """A report when the same beton is there already; ValueError when a different one is."""
     manifest = read_manifest(out)
     if not out.is_file():
@@ -197,7 +204,16 @@ def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions) -> W
     if differs:
         raise ValueError(f"{out} is there already, written with {', '.join(differs)}: {remedy}")
     open_beton(out)
-    return WriteReport(manifest.num_images, [], already_there=True)
+    left_out = _reported(out)
+    missing = max(len(left_out), manifest.skipped)
+    if missing and on_bad == "fail":
+        where = f" (listed in {_report_path(out)})" if left_out else ""
+        raise ValueError(
+            f"{out} is there already, without {missing} file(s) that could not be read{where}: mend them and remove "
+            "it, or keep it so with on_bad=skip"
+        )
+    left_out += [Unreadable("?", f"{_report_path(out)} is gone")] * (missing - len(left_out))
+    return WriteReport(manifest.num_images, left_out, already_there=True)
 
 
 def _report_path(out: Path) -> Path:
@@ -209,8 +225,16 @@ def _report(out: Path, unreadable: list[Unreadable]) -> None:
     if not unreadable:
         _report_path(out).unlink(missing_ok=True)
         return
-    lines = [f"{item.path}\t{item.reason}\n" for item in unreadable]
+    lines = [f"{item.path}\t{' '.join(item.reason.split())}\n" for item in unreadable]
     _report_path(out).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def _reported(out: Path) -> list[Unreadable]:
+    """What :func:`_report` wrote."""
+    if not _report_path(out).is_file():
+        return []
+    lines = _report_path(out).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    return [Unreadable(path, reason) for path, _, reason in (line.rpartition("\t") for line in lines) if path]
 
 
 def _left_out(folder: ImageFolder, item: Unusable) -> Unreadable:

@@ -75,10 +75,13 @@ def scan_folder(root: str | Path, *, on_bad: OnBad = "fail", prepare: str = "", 
     """
     every, unusable = list_files(root, prepare=prepare)
     names = [os.fsdecode(name) for name in every.files.tolist()]
-    reasons = [None if name.lower().endswith(IMAGE_SUFFIXES) else "" for name in names]
     # Asked of all processes whatever the number of files: a copy of the data on another machine may have others.
-    for index, reason in once(lambda: _look_at_starts(every)).items():
-        reasons[index] = reason if reasons[index] is None else reasons[index]
+    found = once(lambda: _look_at_starts(every))
+    by_name = len(every) > SIGNATURE_LIMIT  # else the first bytes decide, as where FFCV files are written
+    reasons = [
+        "" if by_name and not name.lower().endswith(IMAGE_SUFFIXES) else found.get(index)
+        for index, name in enumerate(names)
+    ]
     unusable += [Unusable(name, reason) for name, reason in zip(names, reasons, strict=True) if reason is not None]
     if unusable and on_bad == "fail":
         raise ValueError(
