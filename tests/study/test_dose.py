@@ -71,6 +71,7 @@ def test_gains_have_a_panel_for_what_is_compared_at_two_doses(grid: Callable[...
     assert line.get_ydata() == pytest.approx([0.6, 10.5])
     faces = [line.get_markerfacecolor() for line in panel.get_lines() if line.get_marker() == "o"]
     assert faces[0] == "white" != faces[1], "what is not told from 0 is hollow"
+    assert figure.get_suptitle().startswith("top-1; bars: 95% over seeds; dots: seed by seed; filled: p < 0.05")
 
 
 def test_a_study_of_one_dose_has_a_leaderboard_and_no_response(write: Write, tmp_path: Path) -> None:

@@ -48,13 +48,23 @@ def draw_gains(figure: Any, response: DoseResponse, techniques: Sequence[str], m
     panels[0].xaxis.set_major_formatter("{x:g}")
     panels[0].invert_xaxis()  # shared: from the ordinary network to the collapsed one
     figure.supxlabel("skip gain r (1: the ordinary network)", fontsize="medium")
-    figure.supylabel(f"{metric_title(metric)}: difference to plain", fontsize="medium")
-    figure.suptitle(
-        "bars: 95% over seeds; dots: seed by seed; filled: p < 0.05 by Holm over the techniques of a dose",
-        fontsize="medium",
-        x=0.01,
-        ha="left",
-    )
+    figure.supylabel("difference to plain", fontsize="medium")
+    figure.suptitle("; ".join([metric_title(metric), *_explained(response)]), fontsize="medium", x=0.01, ha="left")
+
+
+def _explained(response: DoseResponse) -> list[str]:
+    """What the marks mean, of those that the figure has."""
+    differences = [point.cell.difference for point in response.points]
+    marks = {
+        "bars: 95% over seeds": any(found is not None and found.interval is not None for found in differences),
+        "dots: seed by seed": any(len(point.differences) > 1 for point in response.points),
+        "filled: p < 0.05 by Holm over the techniques of a dose": any(_is_sure(point) for point in response.points),
+    }
+    return [text for text, is_there in marks.items() if is_there]
+
+
+def _is_sure(point: DosePoint) -> bool:
+    return point.p_value is not None and point.p_value < SIGNIFICANT
 
 
 def _points(response: DoseResponse, technique: str) -> list[DosePoint]:
@@ -70,5 +80,4 @@ def _draw_panel(axes: Any, points: Sequence[DosePoint], shade: str) -> None:
         axes.plot([here] * len(point.differences), point.differences, ".", color=shade, alpha=0.4)
         if difference.interval is not None:
             axes.plot([here] * 2, difference.interval, color=shade, linewidth=0.8)
-        is_sure = point.p_value is not None and point.p_value < SIGNIFICANT
-        axes.plot(here, difference.value, "o", color=shade, markerfacecolor=shade if is_sure else "white")
+        axes.plot(here, difference.value, "o", color=shade, markerfacecolor=shade if _is_sure(point) else "white")
