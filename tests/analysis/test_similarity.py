@@ -29,6 +29,15 @@ def test_a_token_of_norm_zero_is_orthogonal_to_the_others() -> None:
     torch.testing.assert_close(token_similarity(tokens), torch.tensor([2 / 6]))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-38, 1e-42, 1e30])
+def test_token_similarity_does_not_depend_on_the_scale(scale: float) -> None:
+    """Squares of 1e-20 are 0 below float64; 1e-42 itself has a few bits left, 1e30 squared is infinite."""
+    tokens = torch.randn(3, 6, 8)
+    scaled = tokens * scale
+    expected = token_similarity(scaled.double() * 1e30)
+    torch.testing.assert_close(token_similarity(scaled).double(), expected, rtol=0, atol=1e-6)
+
+
 def test_token_similarity_needs_two_tokens() -> None:
     with pytest.raises(ValueError, match="two tokens"):
         token_similarity(torch.randn(2, 1, 4))

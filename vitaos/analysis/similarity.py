@@ -24,7 +24,9 @@ def token_similarity(tokens_BNC: Tensor) -> Tensor:
     count = tokens.shape[1]
     if count < 2:
         raise ValueError(f"token similarity needs at least two tokens; the features have {count}")
-    unit_BNC = F.normalize(tokens, dim=-1, eps=torch.finfo(tokens.dtype).tiny)
+    # Each by its largest entry first: squares of very small ones would be 0, and the quotient anything.
+    largest_BN1 = tokens.abs().amax(dim=-1, keepdim=True)
+    unit_BNC = F.normalize(tokens / torch.where(largest_BN1 > 0, largest_BN1, 1.0), dim=-1)
     total_B = unit_BNC.sum(dim=1).square().sum(dim=-1)
     own_B = unit_BNC.square().sum(dim=(1, 2))
     return (total_B - own_B) / (count * (count - 1))
