@@ -114,8 +114,7 @@ def _hardware(target: EvalTarget) -> str:
     """What the processes of the run's last session ran on, one GPU each where there were GPUs."""
     folder = run_folder_of(target.file)
     try:
-        sessions = read_sessions(folder / "environment.json") if folder is not None else []
-        session = sessions[-1] if sessions else {}
+        session = read_sessions(folder / "environment.json")[-1] if folder is not None else {}
         hardware, processes = session["hardware"], int(session["world_size"])
         gpus = [str(device["name"]) for device in hardware["gpus"]]
         count, name = (processes, gpus[0]) if gpus else (1, str(hardware["cpu"]))
