@@ -142,7 +142,7 @@ def test_a_thousand_damages_are_refused_and_the_one_before_is_taken(folder: Path
             assert found is not None
             assert found.path == folder / "step-00000020.pt"
             assert str(newest) in found.notes[0]
-            assert "Falling back" in found.notes[-1]
+            assert "Going on from" in found.notes[-1]
 
 
 def test_after_a_fall_back_the_damaged_file_is_out_of_the_way(folder: Path) -> None:

@@ -79,38 +79,35 @@ def find_newest(folder: str | Path, *, mmap: bool = False) -> ResumePoint | None
     """
     notes: list[str] = []
     damaged: list[Path] = []
+    newest: ResumePoint | None = None
     files = candidates(checkpoint_folder(Path(folder)))
-    stale: ResumePoint | None = None  # a last.pt of its own that is older than a numbered one: a copy was cut off
     for path in files:
-        numbered = step_in_name(path)
-        if stale is not None and (numbered is None or numbered <= stale.step):
-            break
+        if newest is not None and (step_in_name(path) or 0) <= newest.step:
+            break  # the others are older still
         try:
-            contents = load_checkpoint(path, mmap=mmap)
+            found = _point(path, mmap=mmap)
         except ValueError as error:
             notes.append(str(error))
             damaged.append(path)
             continue
-        step = _step_of(path, contents)
-        if stale is not None:
-            notes.append(f"{stale.path} is of step {stale.step}: going on from {path}, which is newer.")
-        elif notes:
-            notes.append(f"Falling back to {path} (step {step}).")
-        found = ResumePoint(
-            path, step, contents["config"], tuple(notes), tuple(damaged), contents.get("data"), contents
-        )
-        if numbered is not None or all((step_in_name(other) or 0) <= step for other in files):
-            return found
-        stale = found
-    if stale is not None:
-        back = () if not damaged else (f"Falling back to {stale.path} (step {stale.step}).",)
-        return stale._replace(notes=(*notes, *back), damaged=tuple(damaged))
-    if files:
+        if newest is not None:  # a last.pt of its own that is older than a numbered one: a copy was cut off
+            notes.append(f"{newest.path} is of step {newest.step}: {path} is newer.")
+        newest = found
+    if newest is None and files:
         raise ValueError(
             f"No checkpoint of this run can be read, so it cannot continue: {' '.join(notes)} "
             "Restore one of these files, or start anew under another `name`."
         )
-    return None
+    if newest is None:
+        return None
+    if notes:
+        notes.append(f"Going on from {newest.path} (step {newest.step}).")
+    return newest._replace(notes=tuple(notes), damaged=tuple(damaged))
+
+
+def _point(path: Path, *, mmap: bool) -> ResumePoint:
+    contents = load_checkpoint(path, mmap=mmap)
+    return ResumePoint(path, _step_of(path, contents), contents["config"], data=contents.get("data"), contents=contents)
 
 
 def find_resume(resume: str, folder: str | Path, *, mmap: bool = False) -> ResumePoint | None:
@@ -134,8 +131,7 @@ def find_resume(resume: str, folder: str | Path, *, mmap: bool = False) -> Resum
         if found is None:
             raise ValueError(f"resume={resume}: no checkpoint in that folder.")
         return found
-    contents = load_checkpoint(path, mmap=mmap)
-    return ResumePoint(path, _step_of(path, contents), contents["config"], data=contents.get("data"), contents=contents)
+    return _point(path, mmap=mmap)
 
 
 def resume_source(resume: str) -> Path:

@@ -7,18 +7,17 @@ import math
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final
 
 import numpy as np
 from scipy.stats import ttest_ind
 
-from vitaos.config import LOCAL, TrainConfig, added_keys, marked_keys
 from vitaos.study.budget import Budget, CostOf, budget_of, excess
 from vitaos.study.choice import Choice
 from vitaos.study.labels import blocks_text
 from vitaos.study.runs import PLAIN, REGISTERS, Run, UnreadableRun
+from vitaos.study.sameness import check_only_seed_differs, differing_keys
 
 __all__ = [
     "CONFIDENCE",
@@ -34,13 +33,6 @@ __all__ = [
 CONFIDENCE: Final = 0.95
 TOLERANCE: Final = 0.2
 """A technique may cost this share more than the plain network, in parameters or operations, and still be compared."""
-# Where a run ran, what it was called, how much it logged, and what every cell holds alike.
-_LOCAL: Final = (
-    *marked_keys(TrainConfig, LOCAL),
-    *("model.name", "depth", "model.keywords.depth"),  # the cell has them: deit_s12 with depth=24 is deit_s24
-    "model.keywords.reg_tokens",  # the technique's name has them
-)
-_CLASSES: Final = "classes of the data"  # their names and counts: two places may hold two datasets of one name
 _MONITORED: Final = ("token_similarity", "hf_dc_ratio")  # measured by the monitor, on monitor.images images
 
 
@@ -168,7 +160,7 @@ def build_study(
         if is_known and not any(metric in run.metrics[-1] for run in members):
             without.append(f"{_describe(members[0])}: left out, its runs have no {metric}.")
             continue
-        _check_only_seed_differs(members, extra_keys)
+        check_only_seed_differs(members, _describe(members[0]), extra_keys)
         values = tuple(_value(run, metric) for run in members)
         budget = budget_of(members[0], cost_of)
         cells.append(Cell(model, data, depth, technique, tuple(members), values, budget))
@@ -183,7 +175,7 @@ def build_study(
 def depth_differences(study: Study, shallow: Cell, deep: Cell) -> str:
     """What differs between two cells of one family beside depth, seed and a key that each has its own value of, as
     text; empty where nothing does."""
-    return _differing([shallow.runs[0], deep.runs[0]], {"seed", *(choice.key for choice in study.choices)})
+    return differing_keys([shallow.runs[0], deep.runs[0]], {"seed", *(choice.key for choice in study.choices)})
 
 
 def _compare(
@@ -199,7 +191,7 @@ def _compare(
             if baseline is None:
                 notes.append(f"{name}: no finished plain run of this depth to compare with.")
             else:
-                differing = _differing([cell.runs[0], baseline.runs[0]], {"seed", *tuned}, extra_keys)
+                differing = differing_keys([cell.runs[0], baseline.runs[0]], {"seed", *tuned}, extra_keys)
                 dearer = excess(cell.budget, baseline.budget, tolerance)
                 if dearer and not differing:
                     differing = f"it has no equal budget: {dearer}"
@@ -213,60 +205,6 @@ def _compare(
 
 def _describe(one: "Cell | Run") -> str:
     return f"{one.model}{blocks_text(one.depth)}, {one.technique}"
-
-
-def _check_only_seed_differs(runs: Sequence[Run], extra_keys: Collection[str]) -> None:
-    differing = _differing(runs, {"seed"}, extra_keys)
-    name = _describe(runs[0])
-    if differing:
-        raise ValueError(
-            f"the runs of {name} cannot be averaged, they differ in more than the seed: {differing}. "
-            "Report them apart (runs=...)"
-        )
-    by_seed: dict[Any, Run] = {}
-    for run in runs:
-        if run.seed in by_seed:
-            raise ValueError(
-                f"{by_seed[run.seed].path} and {run.path} are the same run of {name} (seed {run.seed}): averaging both "
-                "would count it twice. Leave one out (runs=...)"
-            )
-        by_seed[run.seed] = run
-
-
-def _differing(runs: Sequence[Run], ignored: set[str], extra_keys: Collection[str] = ()) -> str:
-    """Which keys differ between runs, with the values and a folder for each; empty when none do.
-
-    Of the keys that otherwise do not count, those below ``extra_keys`` do.
-    """
-    descriptions = []
-    fingerprints = [_fingerprint(run, {*_LOCAL, *ignored} - set(extra_keys)) for run in runs]
-    for key in sorted({key for fingerprint in fingerprints for key in fingerprint}):
-        values: dict[str, Path] = {}
-        for run, fingerprint in zip(runs, fingerprints, strict=True):
-            if key in fingerprint or key != _CLASSES:  # older versions did not record the classes
-                values.setdefault(str(fingerprint.get(key)), run.path)
-        if len(values) > 1:
-            places = " against ".join(f"{value} ({path.name})" for value, path in values.items())
-            descriptions.append(f"{key}: {places}")
-    return "; ".join(descriptions)
-
-
-def _fingerprint(run: Run, ignored: set[str]) -> dict[str, Any]:
-    """What the run computed. How a global batch is cut into processes and micro-batches does not change it, nor does a
-    key that came later and is at its default."""
-    prefixes = tuple(f"{name}." for name in ignored)
-    config = added_keys() | run.config
-    fingerprint = {key: value for key, value in config.items() if key not in ignored and not key.startswith(prefixes)}
-    if run.global_batch is not None:
-        fingerprint = {key: value for key, value in fingerprint.items() if key not in ("batch_size", "accumulate")}
-        fingerprint["global batch"] = run.global_batch
-    if run.metrics:  # data of one name in two places may be two datasets: their sizes differ
-        fingerprint["steps an epoch"] = run.metrics[-1].get("step", 0) / max(1, run.epochs_done)
-    if len(run.planned_epochs) > 1:  # each part had a schedule of its own
-        fingerprint["epochs"] = ", then ".join(map(str, run.planned_epochs))
-    if "data" in run.session:
-        fingerprint[_CLASSES] = run.session["data"]
-    return fingerprint
 
 
 def _with_number(runs: Sequence[Run], metric: str) -> tuple[list[Run], list[UnreadableRun]]:

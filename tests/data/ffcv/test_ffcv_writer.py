@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
 from vitaos.data.ffcv import records as ffcv_records
+from vitaos.data.ffcv.encode import Record
 from vitaos.data.ffcv.options import WriteOptions
 from vitaos.data.ffcv.reader import JPEG_MODE, RAW_MODE, open_beton
 from vitaos.data.ffcv.writer import write_beton
@@ -192,7 +193,7 @@ def test_a_worker_that_dies_is_an_error_and_leaves_nothing(
 ) -> None:
     original = ffcv_records.encode
 
-    def dying(path: Path, index: int, options: WriteOptions) -> ffcv_records.Record:
+    def dying(path: Path, index: int, options: WriteOptions) -> Record:
         if index == 40:
             os._exit(9)
         return original(path, index, options)
@@ -208,7 +209,7 @@ def test_a_worker_that_dies_is_an_error_and_leaves_nothing(
 def test_a_worker_that_fails_is_an_error_with_its_trace(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(path: Path, index: int, options: WriteOptions) -> ffcv_records.Record:
+    def failing(path: Path, index: int, options: WriteOptions) -> Record:
         raise MemoryError(f"no room for {path.name}")
 
     monkeypatch.setattr(ffcv_records, "encode", failing)
