@@ -57,7 +57,13 @@ def unpack(root: Path) -> None:
             print(f"unpacking {ARCHIVES[part]} into {folder} (this takes a while) ...", flush=True)
             working = f".{part}.partial"
             shutil.rmtree(root / working, ignore_errors=True)
-            parse(str(root), folder=working)
+            try:
+                parse(str(root), folder=working)
+            except OSError as error:  # a full disk most often, on which the next thing needs room
+                shutil.rmtree(root / working, ignore_errors=True)
+                raise ValueError(
+                    f"{root / working}: {error.strerror or error}; what was unpacked is removed"
+                ) from error
             (root / working).rename(folder)
             print(f"{folder}: {sum(1 for _ in folder.iterdir())} classes")
     except RuntimeError as error:

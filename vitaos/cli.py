@@ -7,6 +7,7 @@ first job starts, and whatever the user can mend ends with one clear message and
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vitaos import config, config_check, overrides, user_configs
 from vitaos.command_help import help_text
@@ -31,6 +33,7 @@ from vitaos.version import describe_version
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 _MERGING = "Error merging override "
+_IN_A_FILE = re.compile(r"In '([^']+)': \w+ raised while composing config:\n(.*)\n\s*full_key: (\S+)")
 _OF_PATHS = {
     errno.ENOENT,
     errno.EEXIST,
@@ -46,6 +49,22 @@ _OF_DISKS = {errno.ENOSPC, errno.EDQUOT}
 """What it answers where there is no room; often without a path."""
 _FOR_HYDRA = ("hydra_help", "shell_completion", "info")
 """Options of the command line that Hydra answers, whatever the configuration is."""
+
+
+def _overrides_first(words: Sequence[str]) -> list[str]:
+    """A command line with its options behind its overrides, wherever they were: Hydra's parser takes the overrides from
+    one place alone, and calls those that somebody added behind an option unknown."""
+    taking = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    given: list[str] = []
+    options: list[str] = []
+    before = None
+    for word in words:
+        is_its_value = (
+            before is not None and before.nargs != 0 and (before.nargs is None or word in (before.choices or ()))
+        )
+        (options if is_its_value or word.startswith("-") else given).append(word)
+        before = None if is_its_value else taking.get(word)
+    return [*given, *options]
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,7 @@ class Command:
             print(describe_version())
             sys.exit(0)
         _register_schema(self.config_name, self.schema)
-        sys.argv[1:] = overrides.expand(sys.argv[1:], self.config_name, self.schema)
+        sys.argv[1:] = overrides.expand(_overrides_first(sys.argv[1:]), self.config_name, self.schema)
         arguments = get_args_parser().parse_args()
         try:
             if arguments.help:
@@ -163,6 +182,8 @@ def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
             composed = hydra.compose(config_name=config_name, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise config.ConfigError(_explain(error, schema)) from error
+    except YAMLError as error:
+        raise config.ConfigError(f"a configuration file is no YAML: {' '.join(str(error).split())}") from error
     except AssertionError as error:  # OmegaConf's answer to a key below a group that holds nothing
         explanation = _explain_empty_group(words, config_name)
         if explanation is None:
@@ -201,6 +222,8 @@ def _explain(error: Exception, schema: type[Any]) -> str:
         key, reason = str(cause.full_key), str(cause.msg).splitlines()[0]
         return config_check.explain_known(key, reason, schema) or f"{key}: {reason}"
     message = str(error).split("\nConfig search path", maxsplit=1)[0].strip()
+    if (found := _IN_A_FILE.match(message)) and (known := config_check.explain_known(found[3], found[2], schema)):
+        return f"{found[1]}.yaml: {known}"
     if message.startswith(_MERGING) and cause is not None:
         # The reason stands further down the chain, with a place inside the value where the key should be.
         while cause is not None and not isinstance(cause, OmegaConfBaseException):

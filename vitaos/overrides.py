@@ -31,30 +31,32 @@ _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")
 
 
 def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> list[str]:
-    """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``),
-    ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``), ``model.keywords.KEY=VALUE`` for a keyword
-    that has no default here (``++model.keywords.KEY=VALUE``, and so for ``data.roots``, which chooses ``data=imagenet``
-    where nothing else is chosen), ``k=20`` (``k=[20]``) where whole numbers are listed,
-    ``logger=[wandb,tensorboard]`` (``logger=wandb logger.also=[tensorboard]``); leave out what chooses nothing
-    where nothing is the default (``experiment=null``)."""
+    """Write short forms in full: ``model=NAME`` for a name of timm's (``model=timm model.name=NAME``,
+    several in a sweep), ``model=deit_s24_attnscale`` (``model=deit_s24 attnscale=true``),
+    ``model.keywords.KEY=VALUE`` for a keyword
+    that has no default here (``++model.keywords.KEY=VALUE``, and so for a technique's option, ``featscale.dc=-0.9``,
+    and for ``data.roots``, which chooses ``data=imagenet`` where nothing else is chosen), ``k=20`` (``k=[20]``) where
+    whole numbers are listed, ``logger=[wandb,tensorboard]`` (``logger=wandb logger.also=[tensorboard]``); leave out
+    what chooses nothing where nothing is the default (``experiment=null``)."""
     may_be_null = {group for group, chosen in groups_of(config_name).items() if chosen is None}
     flags = technique_flags(schema)
     number_lists = {field.name for field, kind in declared_fields(schema) if kind == list[int]}
     expanded: list[str] = []
     for override in overrides:
         key, _, name = override.partition("=")
-        foreign = key == "model" and name and not set(name) & set(",${}[]") and name not in choices_of("model")
+        names = [one.strip() for one in name.split(",")]  # several in a sweep
+        foreign = key == "model" and name and not set(name) & set("${}[]") and not set(names) & set(choices_of("model"))
         ends = (flag for flag in flags if foreign and name.endswith(f"_{flag}"))
         technique = next((flag for flag in ends if name.removesuffix(f"_{flag}") in choices_of("model")), None)
         if name == "null" and key in may_be_null:
             continue
         if technique:
             expanded += [f"model={name.removesuffix(f'_{technique}')}", f"{technique}=true"]
-        elif foreign and name != "null" and _is_timm_model(name):
+        elif foreign and name != "null" and all(map(_is_timm_model, names)):
             expanded += ["model=timm", f"model.name={name}"]
         elif _is_roots(key):
             expanded.append(_unlike_a_number(_quoted(f"++{override}")))
-        elif key.startswith(_FREE_KEYS):
+        elif key.startswith((*_FREE_KEYS, *(f"{flag}." for flag in flags))):
             expanded.append(_quoted(f"++{override}"))
         elif key == "logger" and (several := _several(name)):
             expanded += [f"logger={several[0]}", f"logger.also=[{','.join(several[1:])}]"]
@@ -105,6 +107,8 @@ def check(overrides: Sequence[str], config_name: str, schema: type[Any]) -> None
     for word in overrides:
         override = _parse(word)
         key, value = override.get_key_element().lstrip("+~"), override.value()
+        if key.startswith("hydra.sweeper.params"):
+            raise ConfigError(f"{word}: on a command line the keys of a sweep stand for themselves: -m depth=12,24")
         if override.is_delete() or override.is_sweep_override() or "${" in word:
             continue
         if key in groups:
@@ -223,10 +227,21 @@ def _check_choice(word: str, group: str, value: Any) -> None:
         raise ConfigError(f"{word}: expected a choice for {group}; valid: {', '.join(known)}")
     for name in names:
         nested = any((folder / group / f"{name}.yaml").is_file() for folder in (CONFIGS, *user_folders()))
+        if not nested and group == "model" and isinstance(name, str) and (known_part := _model_in(name)):
+            raise ConfigError(
+                f"{word}: beside others, a name stands for a model alone: sweep over model={known_part} and the "
+                "techniques' own keys (-m attnscale=true,false), or over names of timm's alone (-m model=NAME,NAME)"
+            )
         if not nested:
             raise ConfigError(
                 f"{word}: there is no {group}/{name}{did_you_mean(str(name), known)} Valid: {', '.join(known)}"
             )
+
+
+def _model_in(name: str) -> str | None:
+    """The model of a short form that no file has: ``deit_s24`` of ``deit_s24_attnscale``, a name of timm's itself."""
+    with_technique = next((known for known in choices_of("model") if name.startswith(f"{known}_")), None)
+    return with_technique or (name if _is_timm_model(name) else None)
 
 
 def _check_slurm(word: str) -> None:

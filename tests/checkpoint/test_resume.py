@@ -68,3 +68,20 @@ def test_a_last_file_that_lags_behind_a_numbered_one_is_not_the_newest(tmp_path:
     assert found is not None
     assert (found.step, found.path.name) == (2, "last.pt")
     assert [path.name for path in found.damaged] == ["step-00000003.pt"]
+
+
+def test_where_the_numbered_ones_are_damaged_the_best_one_is_gone_on_from(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(make_state(2), step=2, block=True)
+    checkpoints.save(make_state(2), step=2, kind="best", block=True)
+    checkpoints.close()
+    best = (folder / "best.pt").read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "best.pt").write_bytes(best)
+    assert find_resume("auto", folder) is None  # kept on purpose, perhaps: nobody asked to go on from it
+    (folder / "last.pt").write_bytes(b"damaged")
+    found = find_resume("auto", folder)
+    assert found is not None
+    assert (found.step, found.path.name) == (2, "best.pt")

@@ -46,7 +46,7 @@ def test_help_and_cfg_show_groups_and_techniques(tmp_path: Path) -> None:
     assert shown.returncode == 0
     assert "deit_s24" in shown.stdout
     assert "attnscale: false" in shown.stdout
-    printed = command(str(ROOT / "train.py"), "--cfg", "job", "model=deit_s24", "attnscale=true", folder=tmp_path)
+    printed = command(str(ROOT / "train.py"), "model=deit_s24", "--cfg", "job", "attnscale=true", folder=tmp_path)
     assert printed.returncode == 0
     assert "attnscale: true" in printed.stdout
     assert list(tmp_path.iterdir()) == []

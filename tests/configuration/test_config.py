@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitaos import cli
+from vitaos import cli, overrides
 from vitaos.assembly.fingerprint import check_same_run, run_name, to_dict
 from vitaos.assembly.schemas import EVAL_SCHEMA, TRAIN_SCHEMA
 from vitaos.assembly.stored_config import restore
@@ -158,9 +158,36 @@ def test_a_timm_name_stands_for_itself() -> None:
     assert compose("model=vit_tiny_patch16_224").model.name == "vit_tiny_patch16_224"
 
 
+def test_several_timm_names_are_a_sweep_and_a_short_form_among_files_is_refused() -> None:
+    names = "vit_tiny_patch16_224,vit_small_patch16_224"
+    assert overrides.expand([f"model={names}"], "train", TRAIN_SCHEMA) == ["model=timm", f"model.name={names}"]
+    words = overrides.expand(["model=deit_s12,deit_s24_attnscale"], "train", TRAIN_SCHEMA)
+    first, second = overrides.jobs(words)
+    overrides.check(first, "train", TRAIN_SCHEMA)
+    with pytest.raises(ConfigError, match=r"model=deit_s24 and the techniques' own keys"):
+        overrides.check(second, "train", TRAIN_SCHEMA)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs" / "recipe").mkdir(parents=True)
+    (tmp_path / "configs" / "recipe" / "broken.yaml").write_text("lr: [1, 2\n")
+    (tmp_path / "configs" / "recipe" / "typo.yaml").write_text("lrr: 1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no YAML: .*broken\.yaml"):
+        compose("recipe=broken")
+    with pytest.raises(ConfigError, match=r"^recipe/typo\.yaml: recipe\.lrr: unknown key; did you mean .*lr"):
+        compose("recipe=typo")
+
+
 def test_keywords_of_the_timm_class_need_no_plus_sign() -> None:
     assert compose("model=deit_s12", "model.keywords.reg_tokens=4").model.keywords == {"reg_tokens": 4}
     assert compose("data=digits", "model.keywords.embed_dim=32").model.keywords["embed_dim"] == 32
+
+
+def test_an_option_of_a_technique_needs_no_plus_sign_and_no_braces() -> None:
+    assert compose("featscale.dc=-0.9").featscale == {"dc": -0.9}
+    assert compose("featscale={dc: -0.5, hf: 0.1}", "featscale.dc=-0.9").featscale == {"dc": -0.9, "hf": 0.1}
+    assert compose("featscale=true", "featscale.dc=-0.9").featscale == {"dc": -0.9}
 
 
 def test_digits_bring_a_small_model_and_recipe_unless_others_are_chosen() -> None:

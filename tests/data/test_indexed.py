@@ -147,6 +147,47 @@ def test_refusals(roots: dict[str, Path], tmp_path: Path) -> None:
         list(broken)
 
 
+def test_archives_hold_all_the_images_that_class_folders_hold(tmp_path: Path) -> None:
+    suffixes = ("jpg", "webp", "bmp", "tiff", "gif", "ppm", "PNG")
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for suffix in suffixes:
+                Image.new("RGB", (8, 8)).save(tmp_path / part / name / f"x.{suffix}")
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
+            archive.add(tmp_path / part, arcname=".")
+    assert loaders({"tar": tmp_path}, "tar").val.num_images == 2 * len(suffixes)
+
+
+@pytest.mark.parametrize("second", ["top/cat/more", "other/cat", "top"])
+def test_folders_that_timm_would_make_classes_of_are_refused(tmp_path: Path, second: str) -> None:
+    picture_of_one = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture_of_one, "PNG")
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
+            for folder in ("top/cat", "top/dog", second):
+                member = tarfile.TarInfo(f"{folder}/1.png")
+                member.size = len(picture_of_one.getvalue())
+                archive.addfile(member, io.BytesIO(picture_of_one.getvalue()))
+    with pytest.raises(ValueError, match="both hold images; expected one folder a class"):
+        loaders({"tar": tmp_path}, "tar")
+
+
+def test_one_split_is_not_both_parts(roots: dict[str, Path], tmp_path: Path) -> None:
+    """What ``load_dataset(..., split="train").save_to_disk`` gives, and a part of one without a name."""
+    import datasets  # noqa: PLC0415
+
+    both = datasets.load_from_disk(str(roots["saved"]))
+    both["train"].save_to_disk(str(tmp_path / "train"))
+    both["test"].save_to_disk(str(tmp_path / "val"))
+    for part in ("train", "val"):
+        with pytest.raises(ValueError, match=r"holds one split .* data\.train=DIR data\.val=DIR"):
+            loaders({"saved": tmp_path / part}, "saved")
+    source = DataSource(kind="huggingface", train=tmp_path / "train", val=tmp_path / "val")
+    found = build_loaders(source, ReadSettings(img_size=32, workers=0), batch_size=4, seed=3)
+    assert_same_batches(found.val, loaders(roots, "saved").val)
+
+
 def test_lists_of_classes(tmp_path: Path) -> None:
     assert {name: len(read_classes(name)) for name in ("imagenet100", "cifar100", "imagenet22k")} == {
         "imagenet100": 100,

@@ -3,6 +3,7 @@ torchmetrics on whole probabilities; confusion by hand."""
 
 import numpy as np
 import pytest
+import timm
 import torch
 from miniature import ALONE, normalize, tiny_vit
 from sklearn.linear_model import LogisticRegression
@@ -10,6 +11,8 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.preprocessing import StandardScaler
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+import vitaos
+from vitaos.analysis.merged import record_in
 from vitaos.batch import Batch
 from vitaos.engine.calibration import BINS, calibrate
 from vitaos.engine.confusion import confusion_matrix, worst_classes
@@ -72,6 +75,30 @@ def test_features_are_those_of_the_model_in_the_order_of_the_data() -> None:
         assert found.targets.tolist() == [10, 11, 12, 13, 14]
     with pytest.raises(ValueError, match="image by image"):
         gather(FeatureBatches([batches[0]._replace(images=torch.zeros(2, 4))], 5), 20, world=ALONE)
+
+
+def test_the_mean_of_a_convolutional_network_is_over_places() -> None:
+    model = timm.create_model("resnet10t", num_classes=4).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(Features(model, "mean")(images), model.forward_features(images).mean((2, 3)))
+        torch.testing.assert_close(Features(model, "mean")(images), Features(model, "pooled")(images))
+
+
+def test_the_mean_weighs_a_merged_token_by_its_patches() -> None:
+    """An image of two kinds of patches without positions: merging equal tokens changes nothing."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "num_classes": 4, "depth": 2}
+    plain = vitaos.create_model("deit_ti12", **sizes).double().eval()
+    plain.pos_embed.data.zero_()
+    merged = vitaos.create_model("deit_ti12", **sizes, token_merging={"r": 4}).double().eval()
+    merged.load_state_dict(plain.state_dict())
+    kinds = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    which = torch.tensor([0] * 11 + [1] * 5)[torch.randperm(16)].view(4, 4)
+    image = torch.cat([torch.cat([kinds[kind] for kind in row], 2) for row in which], 1)[None]
+    with torch.no_grad():
+        found = Features(merged, "mean", record=record_in(merged))(image)
+        torch.testing.assert_close(found, Features(plain, "mean")(image))
 
 
 def test_calibration_is_that_of_the_whole_probabilities() -> None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import threading
@@ -178,3 +179,25 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ValueError, match="cannot be made"):
         RunDir(tmp_path / "runs" / "first").open("auto")
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path: Path, resume: str) -> None:
+    """As after somebody removed the numbered checkpoints, or all of them, to save disk."""
+    folder = RunDir(tmp_path)
+    folder.checkpoints.mkdir()
+    best = folder.checkpoints / "best.pt"
+    best.touch()
+    with pytest.raises(ValueError, match=re.escape(f"a run ({best}) and no last.pt")):
+        folder.open(resume)
+    best.unlink()
+    folder.metrics.write_text('{"step": 1}\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="2 epochs in"):
+        folder.open(resume)
+    folder.open(str(best)).close()  # somebody says where to go on from
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.metrics.write_text('{"step": 1}\n')
+    folder.open("auto").close()

@@ -43,6 +43,22 @@ def test_each_technique_has_the_rate_that_is_best_on_held_out_images(write: Writ
     assert scaled.difference.value == pytest.approx(5.0)
 
 
+def test_an_earlier_step_is_no_accuracy_of_the_last_weights(write: Write, tmp_path: Path) -> None:
+    """As where a run went on after it was judged."""
+    tuned(write, "low", 70.0, 60.0, 1e-4)
+    tuned(write, "high", 80.0, 50.0, 1e-3)
+    (last,) = {run.metrics[-1]["step"] for run in runs_in(tmp_path)}
+    judged = tmp_path / "low" / "held_out" / "ffcv-val.json"
+    choose_by_held_out(runs_in(tmp_path), "recipe.lr")  # nothing says which step it was
+    for said in ({"step": last}, {"checkpoint": f"low/checkpoints/step-{last:08d}.pt"}):
+        judged.write_text(json.dumps({"weights": {"raw": {"top1": 60.0}}, **said}))
+        choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+    for said in ({"step": last - 1}, {"checkpoint": f"low/checkpoints/step-{last - 1:08d}.pt"}):
+        judged.write_text(json.dumps({"weights": {"raw": {"top1": 60.0}}, **said}))
+        with pytest.raises(ValueError, match=f"judges step {last - 1} of .*low, which has gone on to step {last}"):
+            choose_by_held_out(runs_in(tmp_path), "recipe.lr")
+
+
 def test_one_value_needs_no_choice_and_no_held_out_images(write: Write, tmp_path: Path) -> None:
     write("plain", 70.0)
     write("unfinished", 60.0, done=1, seed=1, recipe={"lr": 1.0, "name": "deit_12"})

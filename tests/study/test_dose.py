@@ -13,6 +13,7 @@ from tests.study.run_folders import Write, study
 from vitaos.analysis.figures import new_figure
 from vitaos.study.dose import build_dose_responses
 from vitaos.study.dose_gains import compared, draw_gains, gains_size
+from vitaos.study.leaderboard import build_leaderboards
 from vitaos.study.report import write_report
 from vitaos.study.significance import bootstrap_interval, holm, paired_interval
 
@@ -92,6 +93,8 @@ def test_a_study_of_one_dose_has_a_leaderboard_and_no_response(write: Write, tmp
         ["| AttnScale", "1"],
         ["| plain", "1"],
     ]
+    (lowest_first,) = build_leaderboards(build_dose_responses(study(tmp_path)), "val_loss")
+    assert [point.cell.technique for point in lowest_first.points] == ["attnscale", "featscale"]
 
 
 def test_the_report_holds_tables_rows_and_pictures_of_it(grid: Callable[..., Path], tmp_path: Path) -> None:

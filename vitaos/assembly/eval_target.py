@@ -11,6 +11,7 @@ from vitaos.assembly import builders
 from vitaos.assembly.fewer_tokens import reduce_tokens, reducers
 from vitaos.assembly.model_size import check_model_size
 from vitaos.assembly.stored_config import restore
+from vitaos.checkpoint.folder import BEST, checkpoint_folder
 from vitaos.checkpoint.resume import FORMAT, find_newest
 from vitaos.checkpoint.safe_load import load_file
 from vitaos.config import CheckpointSource, DataConfig, ModelConfig, RecipeConfig, TrainConfig, technique_flags
@@ -247,7 +248,9 @@ def _read(path: Path) -> tuple[Path, Any]:
         return path, load_file(path)
     found = find_newest(path)
     if found is None:
-        raise ValueError(f"checkpoint={path}: no checkpoint in that folder; expected a run folder or a file")
+        best = checkpoint_folder(path) / BEST
+        there = f"{BEST} alone (checkpoint={best} evaluates it)" if best.exists() else "no checkpoint"
+        raise ValueError(f"checkpoint={path}: {there} in that folder; expected a run folder or a file")
     return found.path, found.contents
 
 

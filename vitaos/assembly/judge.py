@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.analysis.measured import LEARNED
+from vitaos.analysis.merged import record_in
 from vitaos.analysis.robustness.shifts import anchoring
 from vitaos.assembly import builders, imagenet
 from vitaos.assembly.eval_target import EvalTarget, build_loader, build_model
@@ -123,7 +124,7 @@ def _ready(config: EvalConfig, model: nn.Module, device: torch.device) -> nn.Mod
     """The model, or what gives its features, as it is to be called."""
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    called = model if config.metric == BY_CLASSIFIER else Features(model, config.features)
+    called = model if config.metric == BY_CLASSIFIER else Features(model, config.features, record=record_in(model))
     compilation.choose(config.compile, device).apply(called)
     return called
 

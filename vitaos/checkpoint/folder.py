@@ -35,11 +35,17 @@ def step_files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Files to resume from, newest first; ``last.pt`` only where it is not another name of a numbered one."""
+    """Files to resume from: ``last.pt``, the numbered ones, newest first, and ``best.pt`` for where these are damaged.
+
+    A name counts only where it is not another one of a file before it; ``best.pt`` alone is what was kept of a run, and
+    not a place to go on from unasked.
+    """
     numbered = [path for _, path in step_files(folder)]
-    last = folder / LAST
+    last, best = folder / LAST, folder / BEST
     if last.exists() and not any(last.samefile(path) for path in numbered):
-        return [last, *numbered]
+        numbered.insert(0, last)
+    if numbered and best.exists() and not any(best.samefile(path) for path in numbered):
+        numbered.append(best)
     return numbered
 
 

@@ -259,7 +259,8 @@ def _open_images(engine: Engine, path: Path, part: Part, source: DataSource, rea
     if engine == "folder":
         images = scan_folder(path, on_bad=read.on_bad or "fail", prepare=source.prepare, once=read.once)
     else:
-        images = open_indexed(engine, path, part, prepare=source.prepare)
+        holds_both = source.train is None and source.val is None
+        images = open_indexed(engine, path, part, holds_both=holds_both, prepare=source.prepare)
     return images if source.classes is None else keep_classes(images, source.classes)
 
 

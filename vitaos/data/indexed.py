@@ -7,7 +7,9 @@ those of class folders.
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.fingerprint import fingerprint
 from vitaos.data.folder.decode import decode_image
 from vitaos.data.folder.files import ImageFolder
+from vitaos.data.folder.scan import IMAGE_SUFFIXES
 from vitaos.optional import require
 
 Part = Literal["train", "val"]
@@ -115,9 +118,11 @@ class TarImages(IndexedImages):
         logging.getLogger("timm.data.readers").setLevel(logging.WARNING)  # it tells each step of a scan
         try:
             # Archives stay closed between two reads: an open one that processes share has one position for all.
-            self._reader = ReaderImageInTar(str(root), cache_tarfiles=False)
+            with _all_suffixes():
+                self._reader = ReaderImageInTar(str(root), cache_tarfiles=False)
         except (AssertionError, OSError, ValueError) as error:
             raise ValueError(f"{root} holds no images in tar archives: {error}") from error
+        _check_one_folder_a_class(root, self._reader.samples)
         found = self._reader.class_idx_to_name
         class_names = sorted(found.values())
         places = {name: place for place, name in enumerate(class_names)}
@@ -133,6 +138,44 @@ class TarImages(IndexedImages):
         return data
 
 
+@contextmanager
+def _all_suffixes() -> Iterator[None]:
+    """Let timm see the images that class folders hold, too, and not its own three suffixes alone."""
+    from timm.data.readers import img_extensions  # noqa: PLC0415  # slow to import
+
+    before = img_extensions.get_img_extensions()
+    img_extensions.add_img_extensions(IMAGE_SUFFIXES)
+    try:
+        yield
+    finally:
+        img_extensions.set_img_extensions(before)
+
+
+def _check_one_folder_a_class(root: Path, samples: Any) -> None:
+    """Refuse folders of images within each other, or of one name at two places: timm's reader takes the innermost name
+    for the class, so that one would be a class of its own, or two one.
+
+    Raises:
+        ValueError: naming two such folders.
+    """
+    folders: dict[tuple[str, str], set[str]] = {}
+    for member, archive, inner in samples:
+        holder = (archive or "", inner.name if inner is not None else "")
+        folders.setdefault(holder, set()).add(str(PurePosixPath(member.path).parent))
+    for inside in folders.values():
+        by_name: dict[str, str] = {}
+        for folder in sorted(inside):
+            place = PurePosixPath(folder)
+            parents = (str(parent) for parent in place.parents)
+            other = by_name.get(place.name) or next((name for name in parents if name in inside), None)
+            if other is not None:
+                raise ValueError(
+                    f"{root}: {other} and {folder} in an archive both hold images; expected one folder a class, with "
+                    "its images directly in it (docs/data.md)"
+                )
+            by_name[place.name] = folder
+
+
 class HuggingFaceImages(IndexedImages):
     """A part of a Hugging Face dataset in a local folder: what ``save_to_disk`` wrote, or Parquet, Arrow or image files
     that ``load_dataset`` reads. Nothing is downloaded.
@@ -143,10 +186,10 @@ class HuggingFaceImages(IndexedImages):
 
     kind = "huggingface"
 
-    def __init__(self, root: Path, part: Part) -> None:
+    def __init__(self, root: Path, part: Part, *, holds_both: bool = False) -> None:
         import datasets  # noqa: PLC0415  # optional, and takes a second to import
 
-        data = _load(root, part)
+        data = _load(root, part, holds_both=holds_both)
         image, label = _columns(data, root)
         features = data.features[label]
         self._image = image
@@ -174,13 +217,14 @@ Images = ImageFolder | IndexedImages
 """Images that Pillow decodes, wherever they lie."""
 
 
-def open_indexed(kind: str, path: Path, part: Part, *, prepare: str = "") -> IndexedImages:
+def open_indexed(kind: str, path: Path, part: Part, *, holds_both: bool = False, prepare: str = "") -> IndexedImages:
     """One part of a dataset.
 
     Args:
         kind: ``tar`` or ``huggingface``.
         path: the archive or folder of archives; the folder of the Hugging Face dataset.
         part: which split of a Hugging Face dataset: ``train``, or ``validation``, ``val``, ``valid`` or ``test``.
+        holds_both: the path is to hold both parts: a Hugging Face dataset of one split must then say which it is.
         prepare: what to do when it is missing, added to the message.
 
     Raises:
@@ -188,10 +232,10 @@ def open_indexed(kind: str, path: Path, part: Part, *, prepare: str = "") -> Ind
     """
     if not path.exists():
         raise ValueError(f"data {path} does not exist. {prepare}".strip())
-    return TarImages(path) if kind == "tar" else HuggingFaceImages(path, part)
+    return TarImages(path) if kind == "tar" else HuggingFaceImages(path, part, holds_both=holds_both)
 
 
-def _load(root: Path, part: Part) -> Any:
+def _load(root: Path, part: Part, *, holds_both: bool) -> Any:
     require("datasets", "data.kind=huggingface", extra="huggingface")
     import datasets  # noqa: PLC0415
 
@@ -205,6 +249,11 @@ def _load(root: Path, part: Part) -> Any:
     except Exception as error:  # whatever the library says of a folder that is none of its datasets
         raise ValueError(f"{root} is no Hugging Face dataset: {error}") from error
     if not isinstance(found, datasets.DatasetDict):
+        if holds_both and str(found.split) not in _SPLITS[part]:
+            raise ValueError(
+                f"{root} holds one split ({found.split or 'without a name'}), and {part} images were looked for in it: "
+                "name the folder of each part, data.train=DIR data.val=DIR"
+            )
         return found
     split = next((name for name in _SPLITS[part] if name in found), None)
     if split is None:

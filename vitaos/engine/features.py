@@ -28,10 +28,15 @@ class Features(nn.Module):
         model: its classifier is not used.
         kind: ``pooled`` (what the classifier would see), ``class_token`` or ``mean`` (of the patch tokens); the last
             two after the final norm.
+        record: the model's record of a pass, where its tokens become fewer: a mean weighs each by the patches that it
+            stands for (``sizes_BN``).
     """
 
-    def __init__(self, model: nn.Module, kind: str) -> None:
+    def __init__(self, model: nn.Module, kind: str, *, record: Any = None) -> None:
         super().__init__()
+        self._record = record if kind == "mean" else None
+        if self._record is not None:
+            self._record.keeps_sizes = True
         self.model, self.kind = model, kind
         self._prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
         if kind == "class_token" and (self._prefix < 1 or getattr(model, "cls_token", None) is None):
@@ -46,8 +51,17 @@ class Features(nn.Module):
         elif self.kind == "class_token":
             found = tokens[:, 0]
         else:
-            found = tokens[:, self._prefix :].mean(1) if tokens.ndim == 3 else tokens.mean((1, 2))  # Swin: (B, H, W, D)
+            found = self._mean(tokens)
         return found.flatten(1).float()
+
+    def _mean(self, tokens: Tensor) -> Tensor:
+        if tokens.ndim == 4:  # Swin's are (B, H, W, D), a convolutional network's (B, D, H, W)
+            return tokens.mean((1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else (2, 3))
+        sizes_BN = None if self._record is None else self._record.sizes_BN
+        if sizes_BN is None:
+            return tokens[:, self._prefix :].mean(1)
+        sizes_BN1 = sizes_BN[:, self._prefix :, None].to(tokens.dtype)
+        return (tokens[:, self._prefix :] * sizes_BN1).sum(1) / sizes_BN1.sum(1)
 
 
 @dataclass(frozen=True)

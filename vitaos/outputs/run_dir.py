@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from vitaos.checkpoint.folder import CHECKPOINTS, candidates
+from vitaos.checkpoint.folder import BEST, CHECKPOINTS, candidates
 from vitaos.files import write_text
+from vitaos.metrics_reader import read_metrics
 from vitaos.outputs.lock import FolderLock
 
 
@@ -57,7 +58,7 @@ class RunDir:
 
         Args:
             resume: ``auto``, ``never`` or a path, as on the command line; ``never`` refuses a folder that holds a
-                checkpoint.
+                checkpoint, both a folder that holds what is left of a run and would be written over.
             report: called with a message while waiting for a lock and on taking one over.
 
         Raises:
@@ -82,7 +83,22 @@ class RunDir:
                 f"{self.path} already holds a checkpoint and resume=never forbids to continue it: give this run "
                 "another `name`, or set resume=auto to continue that one."
             )
+        if resume in ("auto", "never") and not self.has_checkpoint and (left := self._left_of_a_run()):
+            self.close()
+            raise ValueError(
+                f"{self.path} holds what is left of a run ({left}) and no last.pt or numbered checkpoint to go on "
+                "from: beginning anew would write over it. Give this run another `name`, name the checkpoint to go on "
+                "from (resume=FILE), or move the folder away."
+            )
         return self
+
+    def _left_of_a_run(self) -> str:
+        """What a run without checkpoints to go on from has left; empty where it may begin anew: one that was stopped
+        between its first line of metrics and its first checkpoint has nothing else."""
+        best = self.checkpoints / BEST
+        lines = len(read_metrics(self.metrics)) if self.metrics.exists() else 0
+        parts = [str(best)] if best.exists() else []
+        return " and ".join([*parts, *([f"{lines} epochs in {self.metrics}"] if lines > 1 else [])])
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration; an earlier start's that differs is kept as ``config.N.yaml``."""

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any, Final
 
 from vitaos.study.labels import blocks_text
-from vitaos.study.run_files import read_top1
+from vitaos.study.run_files import read_step, read_top1
 from vitaos.study.runs import Run
 
 __all__ = ["HELD_OUT", "SEEDS_OF_AN_INTERVAL", "Choice", "Trial", "choose_by_held_out", "values_of"]
@@ -129,7 +129,14 @@ def _order(value: Any) -> tuple[bool, float, str]:
 def _held_out_top1(run: Run) -> float:
     """Top-1 on the held-out images of the last weights, the average's where there is one."""
     folder = run.path / HELD_OUT
-    found = read_top1(folder, "*-val.json")
+    found, judged = read_top1(folder, "*-val.json"), read_step(folder, "*-val.json")
+    last = run.metrics[-1].get("step") if run.metrics else None
+    if None not in (judged, last) and judged != last:
+        raise ValueError(
+            f"{folder} judges step {judged} of {run.path}, which has gone on to step {last}: to choose by its last "
+            f"weights remove that folder and make it again: python eval.py checkpoint={run.path} data=... "
+            f"data.root=... out={folder}"
+        )
     if found is None:
         raise ValueError(
             f"{run.path}: no accuracy on held-out images to choose by in {folder}. Make it with: python eval.py "

@@ -86,6 +86,11 @@ def decimals(metric: str) -> int:
     return 2 if _is_percentage(metric) else 4
 
 
+def is_lower_better(metric: str) -> bool:
+    """Whether a smaller value of a metric is what is wanted: losses, and how alike tokens are."""
+    return metric.endswith("loss") or metric == "token_similarity"
+
+
 def mean_text(mean: float, std: float | None, digits: int) -> str:
     """A mean with the standard deviation over its runs, where there are several."""
     return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")

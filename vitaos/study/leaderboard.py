@@ -16,6 +16,7 @@ from vitaos.study.labels import (
     decimals,
     file_stem,
     interval_text,
+    is_lower_better,
     mean_text,
     metric_title,
     technique_title,
@@ -27,7 +28,7 @@ __all__ = ["Leaderboard", "build_leaderboards", "draw_leaderboard", "markdown_of
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The techniques that were compared with one plain cell, the largest difference first.
+    """The techniques that were compared with one plain cell, the best first.
 
     Attributes:
         model: backbone.
@@ -50,7 +51,7 @@ class Leaderboard:
         return f"{self.model} on {self.data}{blocks_text(self.depth)}, r = {self.skip_gain:g}"
 
 
-def build_leaderboards(responses: Sequence[DoseResponse]) -> list[Leaderboard]:
+def build_leaderboards(responses: Sequence[DoseResponse], metric: str) -> list[Leaderboard]:
     """One for every backbone, dataset, depth and dose at which plain and at least two techniques were compared."""
     boards = []
     for response in responses:
@@ -59,7 +60,7 @@ def build_leaderboards(responses: Sequence[DoseResponse]) -> list[Leaderboard]:
             plain = next((point.cell for point in here if point.cell.technique == PLAIN), None)
             compared = [point for point in here if point.cell.difference is not None]
             if plain is not None and len(compared) > 1:
-                compared.sort(key=_gain, reverse=True)
+                compared.sort(key=_gain, reverse=not is_lower_better(metric))
                 boards.append(Leaderboard(response.model, response.data, response.depth, dose, plain, tuple(compared)))
     return boards
 
@@ -71,6 +72,7 @@ def markdown_of_leaderboard(study: Study, board: Leaderboard) -> list[str]:
     lines = [
         f"## Leaderboard: {board.title}",
         "",
+        *(["The lower, the better.", ""] if is_lower_better(study.metric) else []),
         f"| technique | n | {axis_label(study.metric)} | to plain | Welch 95% | seed by seed 95% | bootstrap 95% | "
         "p (Holm) | FLOP |",
         "|---|---|---|---|---|---|---|---|---|",

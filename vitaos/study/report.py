@@ -60,7 +60,8 @@ def write_report(study: Study, folder: Path) -> list[Path]:
                 figure.savefig(figures[-1])
         by_response = [(response, draw_dose_figures(study, response, folder)) for response in responses]
         tried = draw_choices(study, folder)
-        by_board = [(board, draw_leaderboard(study, board, folder)) for board in build_leaderboards(settings)]
+        boards = build_leaderboards(settings, study.metric)
+        by_board = [(board, draw_leaderboard(study, board, folder)) for board in boards]
     written[0].write_text(_markdown(study, figures, by_response, by_board, tried), encoding="utf-8")
     _write_rows(written[1], list(_table_rows(study)))
     _write_rows(written[2], [_run_row(study, cell, run) for cell in study.cells for run in cell.runs])

@@ -14,9 +14,10 @@ import yaml
 
 from vitaos.metrics_reader import read_metrics
 
-__all__ = ["read_config", "read_epochs", "read_sessions", "read_top1"]
+__all__ = ["read_config", "read_epochs", "read_sessions", "read_step", "read_top1"]
 
 _MAX_CONFIG_BYTES: Final = 1_000_000
+_STEP: Final = re.compile(r"/step-(\d+)\.pt$")
 _OPTIONAL_INT: Final = (int, type(None))
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "depth": _OPTIONAL_INT,
@@ -141,14 +142,30 @@ def _require_file(path: Path) -> None:
 def read_top1(folder: Path, pattern: str) -> float | None:
     """Top-1 that ``eval.py`` wrote into the one file of this pattern: of the average where there is one, else of the
     weights themselves; None where there is no such file, several, or a damaged one."""
-    files = sorted(folder.glob(pattern))
-    if len(files) != 1:
-        return None
     try:
-        if files[0].stat().st_size > _MAX_CONFIG_BYTES:
-            return None
-        weights = json.loads(files[0].read_text(encoding="utf-8"))["weights"]
+        weights = _read_only_file(folder, pattern)["weights"]
         top1 = weights.get("ema", weights["raw"])["top1"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         return None
     return float(top1) if isinstance(top1, (int, float)) else None
+
+
+def read_step(folder: Path, pattern: str) -> int | None:
+    """The global step that ``eval.py`` judged, by the one file of this pattern; None where nothing says it."""
+    found = _read_only_file(folder, pattern)
+    if isinstance(found.get("step"), int):
+        return int(found["step"])
+    named = _STEP.search(str(found.get("checkpoint")))
+    return int(named.group(1)) if named else None
+
+
+def _read_only_file(folder: Path, pattern: str) -> dict[str, Any]:
+    """The mapping in the one file of this pattern; empty where there is no such file, several, or a damaged one."""
+    files = sorted(folder.glob(pattern))
+    try:
+        if len(files) != 1 or files[0].stat().st_size > _MAX_CONFIG_BYTES:
+            return {}
+        found = json.loads(files[0].read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

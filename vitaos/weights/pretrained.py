@@ -71,11 +71,16 @@ def write_config(
     """Write the ``config.json`` of a model into a folder, which is made; see :func:`save_pretrained`.
 
     Raises:
-        ValueError: an argument of the model cannot be written as JSON.
+        ValueError: an argument of the model cannot be written as JSON, or it was not made by its name.
     """
     inner: Any = unwrap_model(model)
     attached = techniques.attached(inner)
-    backbone: str = inner.pretrained_cfg["architecture"]
+    backbone: str = getattr(inner, "pretrained_cfg", {}).get("architecture", "")
+    if not backbone:
+        raise ValueError(
+            f"this {type(inner).__name__} was made by its class and has no name to be made by again: make it with "
+            "vitaos.create_model or timm.create_model, or save its state_dict()"
+        )
     section = {"backbone": backbone, "techniques": attached, **(details or {})}
     parts = [backbone, *attached]
     if (gain := techniques.skip_gain_of(inner)) != 1:

@@ -1,5 +1,6 @@
 """Writing: what is stored, what is left out, and that nothing unfinished looks finished."""
 
+import errno
 import json
 import os
 import shutil
@@ -200,7 +201,7 @@ def test_a_worker_that_dies_is_an_error_and_leaves_nothing(
 
     monkeypatch.setattr(ffcv_records, "encode", dying)
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match="died with exit code 9"):
+    with pytest.raises(ValueError, match="died with exit code 9"):
         write_beton(photo_folder / "train", tmp_path / "x.beton", RAW, workers=2)
     assert time.monotonic() - start < 10
     assert list(tmp_path.iterdir()) == []
@@ -218,12 +219,42 @@ def test_a_worker_that_fails_is_an_error_with_its_trace(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_a_killed_writer_are_removed(photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_said_as_the_system_says_it(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def full(path: Path, index: int, options: WriteOptions) -> Record:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ffcv_records, "encode", full)
+    before = set(Path("/dev/shm").iterdir())
+    with pytest.raises(OSError, match="No space left on device"):
+        write_beton(photo_folder / "train", tmp_path / "x.beton", RAW, workers=workers)
+    assert list(tmp_path.iterdir()) == []
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_a_file_that_is_written_again_is_the_same_data(photo_folder: Path, tmp_path: Path) -> None:
+    """Whichever worker was faster: so a run goes on after the repair that a damaged file is answered with."""
+    written = []
+    for workers in (0, 1, 3):
+        out = tmp_path / str(workers) / "x.beton"
+        write_beton(photo_folder / "train", out, RAW, workers=workers)
+        written.append(open_beton(out).fingerprint())
+    assert written[0] == written[1] == written[2]
+    for part, options in (("val", RAW), ("train", WriteOptions(mode="jpg"))):
+        out = tmp_path / f"{part}-{options.mode}.beton"
+        write_beton(photo_folder / part, out, options)
+        assert open_beton(out).fingerprint()["sha256"] != written[0]["sha256"]
+
+
+@pytest.mark.parametrize("name", ["x.beton", "x[500].beton"])
+def test_leftovers_of_a_killed_writer_are_removed(photo_folder: Path, tmp_path: Path, name: str) -> None:
     host = os.uname().nodename
-    gone, alive = (tmp_path / f".x.beton.{host}.{process}.writing" for process in (999_999_999, os.getppid()))
+    gone, alive = (tmp_path / f".{name}.{host}.{process}.writing" for process in (999_999_999, os.getppid()))
     for leftover in (gone, alive):
         leftover.write_bytes(b"half")
-    write_beton(photo_folder / "val", tmp_path / "x.beton", RAW)
+    write_beton(photo_folder / "val", tmp_path / name, RAW)
     assert not gone.exists()
     assert alive.exists()
 

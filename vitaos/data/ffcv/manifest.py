@@ -17,6 +17,9 @@ FORMAT: Final = "vitaos-beton-1"
 BLOCK: Final = 1 << 26
 """Bytes of image data under one checksum: small enough to show which records a damage touches."""
 
+RECORDS: Final = "records"
+"""Key of the digest of all records, which is the same in whatever pages they lie; older manifests have none."""
+
 _CHUNK: Final = 1 << 20
 
 
@@ -53,7 +56,8 @@ class BetonManifest:
         source: where from.
         skipped: images left out because they did not decode.
         size: bytes of the beton.
-        checksums: CRC-32 (hexadecimal) of each section; ``data`` is a list, one for each ``BLOCK`` bytes.
+        checksums: CRC-32 (hexadecimal) of each section; ``data`` is a list, one for each ``BLOCK`` bytes; ``records``
+            is the SHA-256 of the records.
     """
 
     num_images: int

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vitaos.data.corrupt_images import CorruptImageError
 from vitaos.data.ffcv.index import IMAGE, INTEGER, BetonIndex, read_index
 from vitaos.data.ffcv.jpeg import jpeg_size
-from vitaos.data.ffcv.manifest import BetonManifest, Section, check_index, read_manifest, repair
+from vitaos.data.ffcv.manifest import RECORDS, BetonManifest, Section, check_index, read_manifest, repair
 from vitaos.data.ffcv.native import native
 from vitaos.data.fingerprint import fingerprint
 
@@ -80,8 +80,11 @@ class Beton:
         return len(self.targets)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Identifies the data whatever its path, by the manifest's checksums or, where there is none, by the index."""
-        if self.manifest is not None:
+        """Identifies the data whatever its path, by what the manifest says of the records (an older one: of the file)
+        or, where there is none, by the index."""
+        if self.manifest is not None and RECORDS in self.manifest.checksums:
+            content = [str(self.manifest.checksums[RECORDS]).encode()]
+        elif self.manifest is not None:
             content = [json.dumps(self.manifest.checksums, sort_keys=True).encode()]
         else:
             content = [column.tobytes() for column in (self.heights, self.widths, self._starts, self._sizes)]

@@ -4,13 +4,15 @@ FFCV's ``DatasetWriter`` gives the file format (header, shared metadata, pages, 
 waits for ever when a worker dies and cannot leave a record out, so the processes are started and watched here.
 """
 
+import hashlib
 import multiprocessing
 import os
 import queue
 import signal
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -46,15 +48,18 @@ class _Done(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """A worker has finished; where its records are (index, address, size)."""
+    """A worker has finished; where its records are (index, address, size), and a CRC-32 of each by its index."""
 
     allocations: list[tuple[int, int, int]]
+    checksums: dict[int, int]
 
 
 class _Failed(NamedTuple):
-    """A worker has failed for a reason other than an image."""
+    """A worker has failed for a reason other than an image; what the operating system said, where it was that."""
 
     trace: str
+    errno: int | None
+    strerror: str | None
 
 
 class _Job(NamedTuple):
@@ -83,6 +88,7 @@ def _work(chunks: Callable[[], list[int] | None], send: _Send, metadata: NDArray
     image_column, label_column = metadata.dtype.names or ("", "")
     images, labels = metadata[image_column], metadata[label_column]
     folder, options, allocator = job
+    checksums: dict[int, int] = {}
     with allocator:
         while (chunk := chunks()) is not None:
             reasons: dict[int, str] = {}
@@ -102,8 +108,10 @@ def _work(chunks: Callable[[], list[int] | None], send: _Send, metadata: NDArray
                 place["data_ptr"], storage = allocator.malloc(record.content.nbytes)
                 storage[:] = record.content
                 labels[index] = folder.targets[index]
+                described = f"{record.mode} {record.height} {record.width} {labels[index]} "
+                checksums[index] = zlib.crc32(record.content.data, zlib.crc32(described.encode()))
             send(_Done(len(chunk), reasons))
-    send(_Finished(allocator.allocations))
+    send(_Finished(allocator.allocations, checksums))
 
 
 def _work_in_process(tasks: Any, messages: Any, shared: Any, metadata_type: np.dtype[Any], job: _Job) -> None:
@@ -124,8 +132,9 @@ def _work_in_process(tasks: Any, messages: Any, shared: Any, metadata_type: np.d
 
     try:
         _work(chunks, messages.put, np.frombuffer(shared.buf, dtype=metadata_type), job)
-    except BaseException:  # whatever it was, the parent must know
-        messages.put(_Failed(traceback.format_exc()))
+    except BaseException as error:  # whatever it was, the parent must know
+        said = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+        messages.put(_Failed(traceback.format_exc(), *said))
 
 
 @contextmanager
@@ -147,6 +156,10 @@ class RecordWriter(DatasetWriter):
         folder: what to write; files that do not decode are left out.
         options: how images are stored.
         workers: processes; 0 writes in this process.
+
+    Attributes:
+        digest: of what :meth:`write` has written, record by record in their order: which page a record lies in depends
+            on how fast each worker is, and a file that is written again is the same data.
     """
 
     def __init__(self, path: Path, folder: ImageFolder, options: WriteOptions, workers: int) -> None:
@@ -157,6 +170,8 @@ class RecordWriter(DatasetWriter):
         self._workers = workers
         self._reasons: dict[int, str] = {}
         self._allocations: list[tuple[int, int, int]] = []
+        self._checksums: dict[int, int] = {}
+        self.digest = ""
         self._done = 0
         self._finished = 0
 
@@ -167,10 +182,13 @@ class RecordWriter(DatasetWriter):
             the reason for each file that did not decode, by its index in the folder.
 
         Raises:
-            RuntimeError: when a worker fails or dies.
+            OSError: the disk is full, or cannot be written.
+            ValueError: a worker died.
+            RuntimeError: a worker failed otherwise.
         """
         self.num_samples = len(self._folder)
         self.prepare()
+        self.metadata_sm.unlink()  # forks keep it, and it ends with the last of them, however they end
         try:
             allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
             job = _Job(self._folder, self._options, allocator)
@@ -182,9 +200,11 @@ class RecordWriter(DatasetWriter):
             if len(self._reasons) < self.num_samples:
                 self._leave_out_unreadable()
                 self.finalize(self._allocations)
+            in_order = [self._checksums[index] for index in sorted(self._checksums)]
+            self.digest = hashlib.sha256(np.array(in_order, dtype="<u4").tobytes()).hexdigest()
         finally:
-            self.metadata_sm.close()
-            self.metadata_sm.unlink()
+            with suppress(BufferError):  # frames of an exception hold it; it goes with them
+                self.metadata_sm.close()
         return self._reasons
 
     def _write_here(self, job: _Job, chunks: list[list[int]], on_progress: Progress) -> None:
@@ -223,6 +243,9 @@ class RecordWriter(DatasetWriter):
         elif isinstance(message, _Finished):
             self._finished += 1
             self._allocations += message.allocations
+            self._checksums.update(message.checksums)
+        elif message.errno is not None:
+            raise OSError(message.errno, message.strerror, self.fname)
         else:
             raise RuntimeError(f"a writing process failed:\n{message.trace}")
 
@@ -243,7 +266,7 @@ def _refuse_dead(workers: list[Any]) -> None:
     """Raise when a worker ended without a message (killed for memory, crashed in native code)."""
     for worker in workers:
         if worker.exitcode not in (None, 0):
-            raise RuntimeError(
+            raise ValueError(
                 f"a writing process died with exit code {worker.exitcode} "
                 "(killed, perhaps for memory): lower workers or free memory, and write again"
             )

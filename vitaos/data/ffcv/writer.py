@@ -1,5 +1,6 @@
 """Class folders into a beton and its manifest: every image decoded once, nothing half-written ever looks finished."""
 
+import glob
 import os
 import socket
 from contextlib import suppress
@@ -11,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import OnBad
-from vitaos.data.ffcv.manifest import BetonManifest, all_checksums, manifest_path, read_manifest, write_manifest
+from vitaos.data.ffcv.manifest import (
+    RECORDS,
+    BetonManifest,
+    all_checksums,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
 from vitaos.data.ffcv.native import INSTALL_HINT, native
 from vitaos.data.ffcv.options import Progress, WriteOptions
 from vitaos.data.ffcv.reader import open_beton
@@ -84,7 +92,7 @@ def write_beton(
         _refuse_unreadable(out, left_out, len(folder) + len(left_out))
     unfinished = _unfinished_name(out)
     try:
-        unreadable, kept_N = _write_records(folder, unfinished, options, workers, on_progress)
+        unreadable, kept_N, digest = _write_records(folder, unfinished, options, workers, on_progress)
         _report(out, left_out + unreadable)
         if len(unreadable) == len(folder):
             raise ValueError(
@@ -95,7 +103,7 @@ def write_beton(
             _refuse_unreadable(out, unreadable, len(folder))
         targets_K = folder.targets[kept_N]
         check_no_empty_class(folder.class_names, targets_K, folder.root)
-        _finish(folder, targets_K, out, options, len(unreadable))
+        _finish(folder, targets_K, out, options, digest)
     finally:
         unfinished.unlink(missing_ok=True)
         manifest_path(unfinished).unlink(missing_ok=True)
@@ -126,11 +134,12 @@ def prepare_digit_betons(digits: Path) -> Path:
 
 def _write_records(
     folder: ImageFolder, unfinished: Path, options: WriteOptions, workers: int, on_progress: Progress
-) -> tuple[list[Unreadable], NDArray[np.int64]]:
+) -> tuple[list[Unreadable], NDArray[np.int64], str]:
+    """The files that did not decode, the places in the folder of those that did, and the digest of their records."""
     writer = _record_writer()(unfinished, folder, options, workers)
     reasons = writer.write(on_progress)
     kept_N = np.setdiff1d(np.arange(len(folder)), np.fromiter(reasons, dtype=np.int64, count=len(reasons)))
-    return [Unreadable(str(folder.path(index)), reasons[index]) for index in sorted(reasons)], kept_N
+    return [Unreadable(str(folder.path(index)), reasons[index]) for index in sorted(reasons)], kept_N, writer.digest
 
 
 def _record_writer() -> type["RecordWriter"]:
@@ -149,7 +158,7 @@ def _record_writer() -> type["RecordWriter"]:
     return RecordWriter
 
 
-def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, options: WriteOptions, skipped: int) -> None:
+def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, options: WriteOptions, digest: str) -> None:
     """Check the written file by opening it, write its manifest, and give both their names."""
     unfinished = _unfinished_name(out)
     with unfinished.open("rb") as file:
@@ -162,9 +171,9 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
         class_counts=np.bincount(targets_K, minlength=len(folder.class_names)).tolist(),
         options=asdict(options),
         source=str(folder.root.resolve()),
-        skipped=skipped,
+        skipped=len(folder) - len(targets_K),
         size=unfinished.stat().st_size,
-        checksums=all_checksums(unfinished, beton.sections),
+        checksums=all_checksums(unfinished, beton.sections) | {RECORDS: digest},
     )
     del beton
     write_manifest(manifest, manifest_path(unfinished))
@@ -256,7 +265,7 @@ def _unfinished_name(out: Path) -> Path:
 
 def _remove_leftovers(out: Path) -> None:
     """Files of writers on this machine that were killed."""
-    for leftover in out.parent.glob(f".{out.name}.{socket.gethostname()}.*.writing*"):
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.{socket.gethostname()}.*.writing*"):
         process = leftover.name.split(".writing")[0].rsplit(".", 1)[1]
         try:
             os.kill(int(process), 0)
