@@ -248,6 +248,23 @@ def test_a_file_that_is_written_again_is_the_same_data(photo_folder: Path, tmp_p
         assert open_beton(out).fingerprint()["sha256"] != written[0]["sha256"]
 
 
+@pytest.mark.parametrize("change", ["content", "name"])
+def test_images_that_changed_since_are_not_taken_for_those_written(
+    photo_folder: Path, tmp_path: Path, change: str
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "x.beton"
+    shutil.copytree(photo_folder / "val", source)
+    write_beton(source, out, RAW)
+    assert write_beton(source, out, RAW).already_there
+    first, second = sorted(path for path in source.rglob("*") if path.is_file())[:2]
+    if change == "content":
+        first.write_bytes(second.read_bytes())
+    else:
+        first.rename(first.with_stem("zzz"))
+    with pytest.raises(ValueError, match=r"written with other images than .*source holds now"):
+        write_beton(source, out, RAW)
+
+
 @pytest.mark.parametrize("name", ["x.beton", "x[500].beton"])
 def test_leftovers_of_a_killed_writer_are_removed(photo_folder: Path, tmp_path: Path, name: str) -> None:
     host = os.uname().nodename

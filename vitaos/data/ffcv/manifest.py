@@ -20,6 +20,9 @@ BLOCK: Final = 1 << 26
 RECORDS: Final = "records"
 """Key of the digest of all records, which is the same in whatever pages they lie; older manifests have none."""
 
+IMAGES: Final = "images"
+"""Key of what the source held when it was written; older manifests do not say."""
+
 _CHUNK: Final = 1 << 20
 
 
@@ -57,7 +60,7 @@ class BetonManifest:
         skipped: images left out because they did not decode.
         size: bytes of the beton.
         checksums: CRC-32 (hexadecimal) of each section; ``data`` is a list, one for each ``BLOCK`` bytes; ``records``
-            is the SHA-256 of the records.
+            is the SHA-256 of the records, ``images`` that of the source's names and of the beginnings of its files.
     """
 
     num_images: int

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vitaos.data.corrupt_images import OnBad
 from vitaos.data.ffcv.manifest import (
+    IMAGES,
     RECORDS,
     BetonManifest,
     all_checksums,
@@ -173,7 +174,7 @@ def _finish(folder: ImageFolder, targets_K: NDArray[np.int64], out: Path, option
         source=str(folder.root.resolve()),
         skipped=len(folder) - len(targets_K),
         size=unfinished.stat().st_size,
-        checksums=all_checksums(unfinished, beton.sections) | {RECORDS: digest},
+        checksums=all_checksums(unfinished, beton.sections) | {RECORDS: digest, IMAGES: _identity(folder)},
     )
     del beton
     write_manifest(manifest, manifest_path(unfinished))
@@ -210,6 +211,8 @@ def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions, on_b
     counts = np.bincount(folder.targets, minlength=len(folder.class_names)).tolist()
     if manifest.class_names != folder.class_names or (manifest.skipped == 0 and manifest.class_counts != counts):
         differs.append("other classes or other counts of them")
+    if not differs and manifest.checksums.get(IMAGES, _identity(folder)) != _identity(folder):
+        differs.append(f"other images than {folder.root} holds now (names or content)")
     if differs:
         raise ValueError(f"{out} is there already, written with {', '.join(differs)}: {remedy}")
     open_beton(out)
@@ -223,6 +226,12 @@ def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions, on_b
         )
     left_out += [Unreadable("?", f"{_report_path(out)} is gone")] * (missing - len(left_out))
     return WriteReport(manifest.num_images, left_out, already_there=True)
+
+
+def _identity(folder: ImageFolder) -> str:
+    """What a folder holds, as far as names and the beginnings of up to 2,048 files tell."""
+    found = folder.fingerprint()
+    return f"{found['sha256']}:{found['sample']}"
 
 
 def _report_path(out: Path) -> Path:
