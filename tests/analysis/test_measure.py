@@ -93,6 +93,15 @@ def test_a_model_in_low_precision_is_measured_in_float32(images: Tensor) -> None
         assert one.values["hf_dc_ratio"].mean == pytest.approx(other.values["hf_dc_ratio"].mean, rel=0.03)
 
 
+def test_a_diverged_model_is_said_and_where(images: Tensor) -> None:
+    model = small_vit()
+    model.blocks[1].attn.qkv.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"mine: the tokens behind block 2 hold NaN"):
+        measure(model, [images], label="mine")
+    with pytest.raises(ValueError, match=r"mine: the tokens before the first block hold NaN"):
+        measure(model, [images * torch.inf], label="mine")
+
+
 def test_images_limit_the_stream(images: Tensor) -> None:
     seen: list[int] = []
     analysis = measure(small_vit(), images.split(3), label="run", images=4, progress=seen.append)

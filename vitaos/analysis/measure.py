@@ -59,12 +59,15 @@ def measure(
         provenance: which weights and dataset these are, for figures and summary.
 
     Raises:
-        ValueError: if the model has no attention that can be read, or there are no images.
+        ValueError: if the model has no attention that can be read, its tokens are not finite, or there are no images.
     """
     gathered = _Gathered(model)
     seen = 0
 
     def on_features(index: int, tokens_BNC: Tensor, grid: Grid) -> None:
+        if not bool(torch.isfinite(tokens_BNC).all()):
+            where = f"behind block {index}" if index else "before the first block"
+            raise ValueError(f"{label}: the tokens {where} hold NaN or infinite values, of which nothing can be measured")
         with torch.autocast(tokens_BNC.device.type, enabled=False):  # the model may run in it, its measures do not
             gathered.add_features(index, tokens_BNC, grid)
 
