@@ -188,8 +188,8 @@ def test_registry_says_what_every_technique_does() -> None:
     assert techniques.owner_of("blocks.3.attn.qkv.weight") is None
 
 
-@pytest.mark.parametrize("name", ["neutreno", "value_residual"])
-def test_values_handed_on_say_that_gradient_checkpointing_cannot_be(name: str) -> None:
+@pytest.mark.parametrize("name", ["neutreno", "value_residual", "sigma_reparam", "re_attention"])
+def test_what_cannot_run_twice_says_that_gradient_checkpointing_cannot_be(name: str) -> None:
     model = build("ViT", name).train()
     model.set_grad_checkpointing(True)
     with pytest.raises(ValueError, match=f"{name}: .*gradient checkpointing"):

@@ -67,7 +67,7 @@ def measure(
     def on_features(index: int, tokens_BNC: Tensor, grid: Grid) -> None:
         if not bool(torch.isfinite(tokens_BNC).all()):
             where = f"behind block {index}" if index else "before the first block"
-            raise ValueError(f"{label}: the tokens {where} hold NaN or infinite values, of which nothing can be measured")
+            raise ValueError(f"{label}: the tokens {where} hold NaN or infinity, of which nothing can be measured")
         with torch.autocast(tokens_BNC.device.type, enabled=False):  # the model may run in it, its measures do not
             gathered.add_features(index, tokens_BNC, grid)
 

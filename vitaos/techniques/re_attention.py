@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32
+from vitaos.techniques.recomputation import refuse_recomputation
 from vitaos.techniques.record import sizes_of
 from vitaos.techniques.sites import Site, fill
 from vitaos.techniques.technique import Technique
@@ -26,7 +27,13 @@ _PRIORITY: Final = 10
 
 
 def mix_maps(attention: Any, map_BHNM: Tensor) -> Tensor:
-    """Mix the maps of all heads, then normalize each mixed map."""
+    """Mix the maps of all heads, then normalize each mixed map.
+
+    Raises:
+        ValueError: gradient checkpointing runs it again, which would count a batch twice in the running statistics.
+    """
+    if attention.re_attention_norm.training:
+        refuse_recomputation("re_attention")
     mixed_BHNM = torch.einsum("gh,bgnm->bhnm", attention.re_attention_heads.to(map_BHNM.dtype), map_BHNM)
     sizes_BN = sizes_of(attention)
     if sizes_BN is not None:

@@ -14,7 +14,7 @@ embedding; the classifier and CaiT's mixes of heads stay plain. The paper also l
 
 u is state, as running statistics are: it is in checkpoints and the same on all ranks, and a step that is left out
 leaves no trace in it (``vitaos.engine.statistics``). Recomputing blocks in the backward pass would take two steps for
-one, so ``checkpoint_gradients`` is refused. Bands are not folded into a reparametrized projection (``folding``).
+one, so gradient checkpointing is refused. Bands are not folded into a reparametrized projection (``folding``).
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitaos.dtypes import at_least_float32, no_autocast
+from vitaos.techniques.recomputation import refuse_recomputation
 from vitaos.techniques.sites import Site, backbone_in
 from vitaos.techniques.technique import Technique
 
@@ -49,6 +50,7 @@ class _Reparametrized:
             wide = at_least_float32(weight)
             sigma, vector_K = _largest_singular_value(wide.flatten(1), self.sigma_vector)
             if self.training:
+                refuse_recomputation("sigma_reparam")
                 self.sigma_vector.copy_(vector_K)
             effective: Tensor = (wide * (at_least_float32(self.sigma_gain) / sigma)).to(weight.dtype)
         return effective
