@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,12 @@ def test_predictions_by_image_give_a_paired_interval(grid: Callable[..., Path]) 
     assert interval is not None
     assert 20 < interval[0] < 30 < interval[1] < 40
     assert response.of("plain")[0].bootstrap is None
+    of_losses = replace(study(folder), metric="val_loss")
+    assert build_dose_responses(of_losses)[0].of("attnscale")[0].bootstrap is None, "answers are no losses"
+    judged = folder / "plain1.0-0" / "evaluation" / "imagenet-val.json"
+    judged.write_text('{"step": 1}')
+    assert build_dose_responses(study(folder))[0].of("attnscale")[0].bootstrap is None, "of an earlier step"
+    judged.unlink()
     file = folder / "plain1.0-0" / "evaluation" / "imagenet-val-predictions.npz"
     for damaged in (b"PK damaged", file.read_bytes()[:-20]):
         file.write_bytes(damaged)

@@ -156,6 +156,7 @@ def described(config: EvalConfig, target: EvalTarget) -> dict[str, Any]:
     assert model.model is not None
     found: dict[str, Any] = {
         "checkpoint": str(target.path),
+        **({} if target.step is None else {"step": target.step}),
         "model": model.model.name,
         "depth": model.depth,
         "techniques": enabled_techniques(model),

@@ -82,9 +82,9 @@ def _try_other_sizes(config: TrainConfig, model: nn.Module) -> None:
             model(torch.empty(1, 3, size, size))
         except (*_TIMM_SAYS_NO, RuntimeError) as error:
             raise ValueError(
-                f"recipe.img_size_schedule with {size} pixels: {config.model.name} takes images of "
-                f"{config.data.img_size} alone, since timm interpolates its positions for no other size; ViT, Swin and "
-                f"networks of convolutions take several ({str(error).partition(chr(10))[0]})"
+                f"recipe.img_size_schedule with {size} pixels: {config.model.name} does not take them "
+                f"({str(error).partition(chr(10))[0]}). Of ViT, Swin and networks of convolutions timm interpolates "
+                f"the positions, for multiples of the patch; others take images of {config.data.img_size} alone"
             ) from error
 
 

@@ -61,7 +61,11 @@ class RecipeConfig:
         added=True,
     )
     decay_milestones: list[int] = key(
-        [90, 180, 270], "epochs at which the rate falls (multistep)", low=1, high=MANY, added=True
+        [90, 180, 270],
+        "epochs at which the rate falls (multistep); with schedule_unit=epoch timm has it one earlier",
+        low=1,
+        high=MANY,
+        added=True,
     )
     decay_rate: float = key(
         0.1, "factor of a fall (step, multistep), or the power (poly)", above=0, high=100, added=True

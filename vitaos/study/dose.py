@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitaos.study.cells import CONFIDENCE, Cell, Study
-from vitaos.study.run_files import read_top1
+from vitaos.study.run_files import read_step, read_top1
 from vitaos.study.runs import PLAIN, Run
 from vitaos.study.significance import bootstrap_interval, half_width, holm, paired_interval
 
@@ -23,6 +23,9 @@ __all__ = ["MONITORED", "DosePoint", "DoseResponse", "build_dose_responses"]
 
 MONITORED: Final = {"token_similarity": "token similarity", "hf_dc_ratio": "HF / DC of tokens"}
 """Measures by block of the monitor, and their names on an axis."""
+
+_ANSWERS: Final = {"val_top1": "raw_correct", "ema_top1": "ema_correct"}
+"""Of which weights a metric is the accuracy, as ``eval.py`` calls their answers by image."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,10 @@ def build_dose_responses(study: Study) -> list[DoseResponse]:
     for cell in study.cells:
         run = cell.runs[0]
         groups.setdefault((run.backbone, cell.data, cell.depth), []).append(DosePoint(run.skip_gain, cell))
-    return [DoseResponse(*key, _compare(points)) for key, points in groups.items()]
+    return [DoseResponse(*key, _compare(points, study.metric)) for key, points in groups.items()]
 
 
-def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
+def _compare(points: Sequence[DosePoint], metric: str) -> tuple[DosePoint, ...]:
     compared = []
     for dose in sorted({point.skip_gain for point in points}, reverse=True):
         here = [point for point in points if point.skip_gain == dose]
@@ -122,7 +125,7 @@ def _compare(points: Sequence[DosePoint]) -> tuple[DosePoint, ...]:
             replace(
                 point,
                 p_value=corrected.get(point.cell.technique),
-                bootstrap=_bootstrap(point, plain),
+                bootstrap=_bootstrap(point, plain, metric),
                 paired=_paired(point, plain),
                 differences=_differences(point, plain),
             )
@@ -142,10 +145,11 @@ def _differences(point: DosePoint, plain: DosePoint) -> tuple[float, ...]:
     return tuple(one[seed] - other[seed] for seed in one if seed in other)
 
 
-def _bootstrap(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None:
-    if point is plain or point.cell.difference is None:
+def _bootstrap(point: DosePoint, plain: DosePoint, metric: str) -> tuple[float, float] | None:
+    """Of accuracies alone: those of other metrics are not known by image."""
+    if point is plain or point.cell.difference is None or metric not in _ANSWERS:
         return None
-    found = [_read_predictions(run) for run in (*point.cell.runs, *plain.cell.runs)]
+    found = [_read_predictions(run, _ANSWERS[metric]) for run in (*point.cell.runs, *plain.cell.runs)]
     read = [predictions for predictions in found if predictions is not None]
     if len(read) < len(found) or any(not np.array_equal(read[0][0], target) for target, _ in read):
         return None
@@ -154,15 +158,15 @@ def _bootstrap(point: DosePoint, plain: DosePoint) -> tuple[float, float] | None
     return bootstrap_interval(np.stack(correct[:split]), np.stack(correct[split:]))
 
 
-def _read_predictions(run: Run) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+def _read_predictions(run: Run, answers: str) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
     """Targets and whether the last weights were right, by image, as ``eval.py`` wrote them beside the run."""
-    files = sorted((run.path / "evaluation").glob("*-val-predictions.npz"))
-    if len(files) != 1:
+    folder = run.path / "evaluation"
+    files = sorted(folder.glob("*-val-predictions.npz"))
+    if len(files) != 1 or read_step(folder, "*-val.json") not in (None, run.metrics[-1].get("step")):
         return None
     try:
         with np.load(files[0], allow_pickle=False) as arrays:
-            name = "ema_correct" if "ema_correct" in arrays else "raw_correct"
-            return arrays["target"], arrays[name].astype(bool)
+            return arrays["target"], arrays[answers].astype(bool)
     except (OSError, ValueError, KeyError, BadZipFile):  # damaged: as if there were none
         return None
 
