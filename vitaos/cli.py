@@ -144,10 +144,26 @@ class Command:
     def _check_jobs(self, arguments: Any) -> None:
         if arguments.cfg and arguments.multirun:
             raise config.ConfigError("--cfg shows one configuration, -m runs several: leave one of them out")
-        if not (arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides):
-            overrides.refuse_several_values(arguments.overrides)
-        for words in overrides.jobs(arguments.overrides):
-            self._compose(words)
+        words = arguments.overrides
+        if arguments.multirun or "hydra.mode=MULTIRUN" in words:
+            words = [*self._swept_in_files(words), *words]
+        else:
+            overrides.refuse_several_values(words)
+        folders = [(job.out, job.name) for job in map(self._compose, overrides.jobs(words)) if _has_a_name(job)]
+        shared = next((name for out, name in folders if folders.count((out, name)) > 1), None)
+        if shared is not None:
+            raise config.ConfigError(
+                f"name={shared}: jobs of this sweep would share one run folder; leave name out, or let it differ, as "
+                "'name=depth${depth}'"
+            )
+
+    def _swept_in_files(self, words: Sequence[str]) -> list[str]:
+        """What ``hydra.sweeper.params`` of a configuration file sweeps over, as overrides."""
+        first = next(overrides.jobs(words))
+        overrides.check(first, self.config_name, self.schema)
+        composed = _compose_by_hydra(first, self.config_name, self.schema, return_hydra_config=True)
+        params = composed.hydra.sweeper.get("params") or {}
+        return [f"{key}={values}" for key, values in params.items()]
 
     def _compose(self, words: Sequence[str]) -> Any:
         return _compose(words, self.config_name, self.schema)
@@ -174,12 +190,25 @@ def compose(words: Sequence[str], *, config_name: str, schema: type[Any]) -> Any
     return _compose(overrides.expand(words, config_name, schema), config_name, schema)
 
 
+def _has_a_name(composed: Any) -> bool:
+    return isinstance(composed, config.TrainConfig) and bool(composed.name)
+
+
 def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
     overrides.check(words, config_name, schema)
+    composed = _compose_by_hydra(words, config_name, schema)
+    return config_check.check(composed, schema, given={word.partition("=")[0].lstrip("+") for word in words})
+
+
+def _compose_by_hydra(
+    words: Sequence[str], config_name: str, schema: type[Any], *, return_hydra_config: bool = False
+) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3", job_name="vitaos"):
-            composed = hydra.compose(config_name=config_name, overrides=list(words))
+            return hydra.compose(
+                config_name=config_name, overrides=list(words), return_hydra_config=return_hydra_config
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise config.ConfigError(_explain(error, schema)) from error
     except YAMLError as error:
@@ -191,7 +220,6 @@ def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
         raise config.ConfigError(explanation) from error
     finally:
         GlobalHydra.instance().clear()
-    return config_check.check(composed, schema, given={word.partition("=")[0].lstrip("+") for word in words})
 
 
 def _register_schema(config_name: str, schema: type[Any]) -> None:

@@ -34,6 +34,20 @@ def test_every_job_of_a_sweep_is_checked_before_the_first(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_in_a_file_is_checked_and_one_name_is_no_folder_for_several_jobs(tmp_path: Path) -> None:
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    (tmp_path / "configs" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      depth: 1,5000\n"
+    )
+    done = command(str(ROOT / "train.py"), "-m", *SMALL[:1], *SMALL[2:], "experiment=mine", folder=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "depth=5000" in done.stderr
+    done = command(str(ROOT / "train.py"), *SMALL, "name=x", "-m", "seed=0,1", folder=tmp_path)
+    assert done.returncode == 2
+    assert "name=x: jobs of this sweep would share one run folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
 def test_several_values_without_a_sweep_end_with_status_2(tmp_path: Path) -> None:
     done = command(str(ROOT / "train.py"), *SMALL, f"data.root={tmp_path / 'd'}", "seed=0,1", folder=tmp_path)
     assert done.returncode == 2

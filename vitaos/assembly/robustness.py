@@ -45,9 +45,19 @@ def test(config: EvalConfig) -> list[Path]:
     names = list(_TESTS) if config.robustness == "all" else [str(config.robustness)]
     folder = results_folder(config, subject.target)
     written: list[Path] = []
+    refusals: list[ValueError] = []
     for name in names:
-        for table in _TESTS[name](subject):
+        try:
+            tables = _TESTS[name](subject)
+        except ValueError as error:  # not for such a model, most often: the others may be
+            refusals.append(error)
+            continue
+        for table in tables:
             written += _write(table, subject, folder)
+    if not written:
+        raise refusals[0]
+    for refusal in refusals:
+        _logger.warning("robustness=all left out: %s", refusal)
     return written
 
 
@@ -176,10 +186,6 @@ def _distance(subject: _Subject) -> list[Table]:
 
 
 def _registers(subject: _Subject) -> list[Table]:
-    reason = registers.reason_against(subject.respondent.model)
-    if reason is not None and subject.config.robustness == "all":
-        _logger.warning("robustness=all without registers: %s", reason)
-        return []
     return [registers.measure_registers(subject.respondent, subject.samples())]
 
 
