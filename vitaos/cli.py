@@ -51,22 +51,6 @@ _FOR_HYDRA = ("hydra_help", "shell_completion", "info")
 """Options of the command line that Hydra answers, whatever the configuration is."""
 
 
-def _overrides_first(words: Sequence[str]) -> list[str]:
-    """A command line with its options behind its overrides, wherever they were: Hydra's parser takes the overrides from
-    one place alone, and calls those that somebody added behind an option unknown."""
-    taking = {name: action for action in get_args_parser()._actions for name in action.option_strings}
-    given: list[str] = []
-    options: list[str] = []
-    before = None
-    for word in words:
-        is_its_value = (
-            before is not None and before.nargs != 0 and (before.nargs is None or word in (before.choices or ()))
-        )
-        (options if is_its_value or word.startswith("-") else given).append(word)
-        before = None if is_its_value else taking.get(word)
-    return [*given, *options]
-
-
 @dataclass(frozen=True)
 class Command:
     """A command: which configuration it takes, and what ``--help`` says of it.
@@ -97,7 +81,7 @@ class Command:
             print(describe_version())
             sys.exit(0)
         _register_schema(self.config_name, self.schema)
-        sys.argv[1:] = overrides.expand(_overrides_first(sys.argv[1:]), self.config_name, self.schema)
+        sys.argv[1:] = overrides.expand(overrides.before_options(sys.argv[1:]), self.config_name, self.schema)
         arguments = get_args_parser().parse_args()
         try:
             if arguments.help:
@@ -160,7 +144,6 @@ class Command:
     def _swept_in_files(self, words: Sequence[str]) -> list[str]:
         """What ``hydra.sweeper.params`` of a configuration file sweeps over, as overrides."""
         first = next(overrides.jobs(words))
-        overrides.check(first, self.config_name, self.schema)
         composed = _compose_by_hydra(first, self.config_name, self.schema, return_hydra_config=True)
         params = composed.hydra.sweeper.get("params") or {}
         return [f"{key}={values}" for key, values in params.items()]
@@ -195,7 +178,6 @@ def _has_a_name(composed: Any) -> bool:
 
 
 def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
-    overrides.check(words, config_name, schema)
     composed = _compose_by_hydra(words, config_name, schema)
     return config_check.check(composed, schema, given={word.partition("=")[0].lstrip("+") for word in words})
 
@@ -203,6 +185,7 @@ def _compose(words: Sequence[str], config_name: str, schema: type[Any]) -> Any:
 def _compose_by_hydra(
     words: Sequence[str], config_name: str, schema: type[Any], *, return_hydra_config: bool = False
 ) -> DictConfig:
+    overrides.check(words, config_name, schema)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3", job_name="vitaos"):

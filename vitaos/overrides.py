@@ -12,6 +12,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, Final, get_args, get_origin
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -28,6 +29,22 @@ _OPENING: Final = {"{": "}", "[": "]"}
 _FREE_KEYS: Final = ("model.keywords.", "optimizer.keywords.", "recipe.lr_scale")
 """Keys whose own keys are the user's, so that none has a default here."""
 _SLURM_LAUNCHERS: Final = ("slurm", "submitit_slurm")
+
+
+def before_options(words: Sequence[str]) -> list[str]:
+    """A command line with its options behind its overrides, wherever they were: Hydra's parser takes the overrides from
+    one place alone, and calls those that somebody added behind an option unknown."""
+    taking = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    given: list[str] = []
+    options: list[str] = []
+    before = None
+    for word in words:
+        is_its_value = (
+            before is not None and before.nargs != 0 and (before.nargs is None or word in (before.choices or ()))
+        )
+        (options if is_its_value or word.startswith("-") else given).append(word)
+        before = None if is_its_value else taking.get(word)
+    return [*given, *options]
 
 
 def expand(overrides: Sequence[str], config_name: str, schema: type[Any]) -> list[str]:

@@ -54,7 +54,7 @@ def test(config: EvalConfig) -> list[Path]:
             continue
         for table in tables:
             written += _write(table, subject, folder)
-    if not written:
+    if refusals and not written:
         raise refusals[0]
     for refusal in refusals:
         _logger.warning("robustness=all left out: %s", refusal)

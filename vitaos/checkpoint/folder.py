@@ -40,13 +40,18 @@ def candidates(folder: Path) -> list[Path]:
     A name counts only where it is not another one of a file before it; ``best.pt`` alone is what was kept of a run, and
     not a place to go on from unasked.
     """
-    numbered = [path for _, path in step_files(folder)]
+    files = [path for _, path in step_files(folder)]
     last, best = folder / LAST, folder / BEST
-    if last.exists() and not any(last.samefile(path) for path in numbered):
-        numbered.insert(0, last)
-    if numbered and best.exists() and not any(best.samefile(path) for path in numbered):
-        numbered.append(best)
-    return numbered
+    if _is_another(last, files):
+        files.insert(0, last)
+    if files and _is_another(best, files):
+        files.append(best)
+    return files
+
+
+def _is_another(path: Path, files: list[Path]) -> bool:
+    """Whether a file is there and no other name of one of these."""
+    return path.exists() and not any(path.samefile(file) for file in files)
 
 
 def checkpoint_folder(folder: Path) -> Path:

@@ -96,9 +96,9 @@ class RunDir:
         """What a run without checkpoints to go on from has left; empty where it may begin anew: one that was stopped
         between its first line of metrics and its first checkpoint has nothing else."""
         best = self.checkpoints / BEST
-        lines = len(read_metrics(self.metrics)) if self.metrics.exists() else 0
-        parts = [str(best)] if best.exists() else []
-        return " and ".join([*parts, *([f"{lines} epochs in {self.metrics}"] if lines > 1 else [])])
+        epochs = len(read_metrics(self.metrics))
+        left = {str(best): best.exists(), f"{epochs} epochs in {self.metrics}": epochs > 1}
+        return " and ".join(what for what, is_there in left.items() if is_there)
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration; an earlier start's that differs is kept as ``config.N.yaml``."""

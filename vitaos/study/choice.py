@@ -130,11 +130,10 @@ def _held_out_top1(run: Run) -> float:
     """Top-1 on the held-out images of the last weights, the average's where there is one."""
     folder = run.path / HELD_OUT
     found, judged = read_top1(folder, "*-val.json"), read_step(folder, "*-val.json")
-    last = run.metrics[-1].get("step") if run.metrics else None
-    if None not in (judged, last) and judged != last:
+    if None not in (judged, run.last_step) and judged != run.last_step:
         raise ValueError(
-            f"{folder} judges step {judged} of {run.path}, which has gone on to step {last}: to choose by its last "
-            f"weights remove that folder and make it again: python eval.py checkpoint={run.path} data=... "
+            f"{folder} judges step {judged} of {run.path}, which has gone on to step {run.last_step}: to choose by its "
+            f"last weights remove that folder and make it again: python eval.py checkpoint={run.path} data=... "
             f"data.root=... out={folder}"
         )
     if found is None:

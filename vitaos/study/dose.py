@@ -162,7 +162,7 @@ def _read_predictions(run: Run, answers: str) -> tuple[NDArray[Any], NDArray[np.
     """Targets and whether the last weights were right, by image, as ``eval.py`` wrote them beside the run."""
     folder = run.path / "evaluation"
     files = sorted(folder.glob("*-val-predictions.npz"))
-    if len(files) != 1 or read_step(folder, "*-val.json") not in (None, run.metrics[-1].get("step")):
+    if len(files) != 1 or read_step(folder, "*-val.json") not in (None, run.last_step):
         return None
     try:
         with np.load(files[0], allow_pickle=False) as arrays:

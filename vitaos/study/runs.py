@@ -71,6 +71,11 @@ class Run:
         return int(self.metrics[-1]["step"]) * self.global_batch
 
     @property
+    def last_step(self) -> int | None:
+        """The global step of its last epoch; None where its metrics do not say it."""
+        return self.metrics[-1].get("step") if self.metrics else None
+
+    @property
     def seed(self) -> Any:
         return self.config.get("seed")
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from vitaos.data import DataSource, ReadSettings, build_loaders
 from vitaos.data.ffcv.options import WriteOptions
@@ -35,4 +36,17 @@ def test_a_beton_that_is_written_over_is_said_and_a_moved_one_is_not(
     os.truncate(tmp_path / "val.beton", 0)
     with pytest.raises(ValueError, match=r"0 bytes now .* written over in place"):
         list(loaders.val)
+    loaders.close()
+
+
+def test_one_that_was_read_into_memory_may_be_written_over(photo_folder: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_beton(photo_folder / part, tmp_path / f"{part}.beton", WriteOptions("raw", max_resolution=32))
+    source = DataSource(kind="ffcv", root=tmp_path)
+    loaders = build_loaders(source, ReadSettings(img_size=32, workers=1, in_memory=True), batch_size=4, seed=0)
+    before = [batch.images for batch in loaders.val]
+    for part in ("train", "val"):
+        os.truncate(tmp_path / f"{part}.beton", 0)
+    list(loaders.train.epoch(0))
+    assert all(torch.equal(batch.images, images) for batch, images in zip(loaders.val, before, strict=True))
     loaders.close()

@@ -15,7 +15,6 @@ from vitaos.data.ffcv.batch_pool import BatchPool
 from vitaos.data.ffcv.process_messages import PoolOptions
 from vitaos.data.ffcv.process_pool import ProcessPool
 from vitaos.data.ffcv.reader import Beton
-from vitaos.data.ffcv.written_to import WrittenTo
 from vitaos.data.order import TrainOrder, evaluation_indices, evenly_spaced_indices
 from vitaos.data.resize import Resize
 
@@ -41,7 +40,7 @@ class FfcvTrainLoader:
         own_process: bool = False, in_memory: bool = False,
     ) -> None:  # fmt: skip
         self.path, self.own_process = beton.path, own_process
-        self._file = WrittenTo(beton.path)
+        self._mapped = None if in_memory else beton
         self._order = order
         self.announce: Announce | None = None
         self._pool: BatchPool | ProcessPool
@@ -60,7 +59,8 @@ class FfcvTrainLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from a global step on, ``accumulate`` of them for each step."""
-        self._file.look()
+        if self._mapped is not None:
+            self._mapped.look()
         return self._pool.batches(training_requests(self._order, epoch, start_step, self.announce))
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class FfcvEvalLoader:
         resize: Resize = "bicubic", workers: int = 1, prefetch: int = 2, pin_memory: bool = False,
         on_bad: OnBad = "fail",
     ) -> None:  # fmt: skip
-        self._file = WrittenTo(beton.path)
+        self._beton = beton
         self.class_names = beton.class_names
         self.fingerprint = beton.fingerprint()
         self.num_images = len(beton)
@@ -88,7 +88,7 @@ class FfcvEvalLoader:
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Batch]:
-        self._file.look()
+        self._beton.look()
         return self._batches(self._indices)
 
     def evenly_spaced(self, images: int) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from vitaos.data.ffcv.index import IMAGE, INTEGER, BetonIndex, read_index
 from vitaos.data.ffcv.jpeg import jpeg_size
 from vitaos.data.ffcv.manifest import RECORDS, BetonManifest, Section, check_index, read_manifest, repair
 from vitaos.data.ffcv.native import native
+from vitaos.data.ffcv.written_to import WrittenTo
 from vitaos.data.fingerprint import fingerprint
 
 JPEG_MODE: Final = 0
@@ -72,6 +73,7 @@ class Beton:
         self._memory: NDArray[np.uint8] = (
             np.fromfile(path, dtype=np.uint8) if in_memory else np.memmap(path, dtype=np.uint8, mode="r")
         )
+        self._file = None if in_memory else WrittenTo(path)
         self._bytes = self._memory.data
         self._address = self._memory.ctypes.data
         self._scratch = threading.local()
@@ -89,6 +91,15 @@ class Beton:
         else:
             content = [column.tobytes() for column in (self.heights, self.widths, self._starts, self._sizes)]
         return fingerprint("ffcv", self.class_names, self.targets, *content)
+
+    def look(self) -> None:
+        """Warn where the mapped file was written to since the last look; one that is in memory may be.
+
+        Raises:
+            ValueError: its size is another one.
+        """
+        if self._file is not None:
+            self._file.look()
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode one image to (H, W, 3) RGB, valid until this thread decodes the next one.

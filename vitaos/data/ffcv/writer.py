@@ -211,7 +211,7 @@ def _finished_before(folder: ImageFolder, out: Path, options: WriteOptions, on_b
     counts = np.bincount(folder.targets, minlength=len(folder.class_names)).tolist()
     if manifest.class_names != folder.class_names or (manifest.skipped == 0 and manifest.class_counts != counts):
         differs.append("other classes or other counts of them")
-    if not differs and manifest.checksums.get(IMAGES, _identity(folder)) != _identity(folder):
+    if not differs and IMAGES in manifest.checksums and manifest.checksums[IMAGES] != _identity(folder):
         differs.append(f"other images than {folder.root} holds now (names or content)")
     if differs:
         raise ValueError(f"{out} is there already, written with {', '.join(differs)}: {remedy}")
